@@ -311,7 +311,28 @@ class PauseNotice:
     edition_on: date
 
 
-ListContent = Digest | NoMatchNotice | PauseNotice
+@dataclass(frozen=True, slots=True)
+class SavedPaper:
+    """A paper in a weekly mail of saved papers."""
+
+    key: str
+    title: str
+    authors: tuple[str, ...]
+    note: str  # the reader's, one line
+    is_stored: bool  # False: a paper that the reader brought; it has no page here
+    url: str = ""  # of such a paper, if known
+
+
+@dataclass(frozen=True, slots=True)
+class SavedWeek:
+    """Content of a weekly mail of saved papers: those saved since the last one."""
+
+    edition_on: date
+    papers: tuple[SavedPaper, ...]  # the last saved first
+    more: int  # further papers, left out because of the limit
+
+
+ListContent = Digest | NoMatchNotice | PauseNotice | SavedWeek
 """Content that a slot may produce for its reader."""
 
 
@@ -360,6 +381,7 @@ class DeliveryKind(StrEnum):
     NEW_ADDRESS = "new-address"  # asks the new address of a subscriber for confirmation
     QUIET_NOTE = "quiet-note"  # no-match notice: why no digest came, and how to widen the topics
     PAUSE_NOTE = "pause-note"  # the digests pause because of inactivity, and how to resume them
+    SAVED = "saved"  # once a week, if wanted: the papers that the reader saved since the last one
 
     @property
     def precedence(self) -> Precedence:
@@ -420,6 +442,12 @@ MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
         DeliveryKind.PAUSE_NOTE: MailKind(
             "pause_note",
             subject=gettext_noop("%(name)s is paused"),
+            is_list=True,
+            precedence=Precedence.DIGEST,
+        ),
+        DeliveryKind.SAVED: MailKind(
+            "saved_papers",
+            subject=gettext_noop("Your saved papers of the week"),
             is_list=True,
             precedence=Precedence.DIGEST,
         ),

@@ -16,7 +16,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Links, Reason, Recap
+from pipeline.domain import (
+    MAIL_KINDS,
+    DeliveryKind,
+    Digest,
+    Links,
+    Reason,
+    Recap,
+    SavedPaper,
+    SavedWeek,
+)
 from pipeline.errors import RenderError
 from pipeline.matching.highlights import find
 from pipeline.message import Sender, compose_list_mail
@@ -24,6 +33,7 @@ from pipeline.rendering import MailLinks, Renderer, formatting, selftest, views
 from pipeline.rendering.branding import SHEET, SHEET_DARK, contrast
 from pipeline.rendering.cards import RenderCache
 from pipeline.rendering.fragments import Rendered, fragment, plain
+from pipeline.storage import saved_mails
 from tests.support import SHARED
 from tests.support.factories import NOW, TODAY, make_digest, make_paper, make_pick
 from tests.support.rendered import BRANDING, EMAILS, LINKS, RENDERER, Seen, decoded
@@ -642,6 +652,44 @@ def test_pause_note_has_one_link_to_resume_and_one_to_unsubscribe():
     assert f"Unsubscribe: {LINKS.unsubscribe}" in text
 
 
+def test_weekly_mail_lists_saved_papers_with_notes_and_links():
+    papers = (
+        SavedPaper("cs/0301001", "Moss & <b>walls</b>", ("Ada Lovelace",), "read\x00 <i>", True),
+        SavedPaper("title:1", "Tea", (), "", False, "https://tea.example/1"),
+        SavedPaper("title:2", "", (), "", False, "javascript:alert(1)"),
+    )
+
+    mail = RENDERER.saved_papers(SavedWeek(TODAY, papers, 1), LINKS)
+
+    html, text = decoded(mail.html), decoded(mail.text)
+    links = Seen(html).links
+    assert links.count(f"{LINKS.papers}/cs%2F0301001") == 1
+    assert links.count("https://tea.example/1") == 1
+    assert "javascript:" not in html + text
+    assert links.count(f"{LINKS.preferences}/saved") == 1
+    assert f"{LINKS.preferences}/saved#weekly" in links
+    assert LINKS.unsubscribe in links
+    assert "Moss &amp; &lt;b&gt;walls&lt;/b&gt;" in html
+    assert "- Moss & <b>walls</b>\n  Ada Lovelace\n  read <i>\n" in text
+    assert "Untitled" in text
+    assert "1 more paper\n" in text
+    assert "1 more paper<" in html
+
+
+def test_longest_weekly_mail_is_not_clipped_by_gmail():
+    long = "Дым " * 300
+    paper = SavedPaper("3001.00001", long, (long,) * 9, long, True)
+
+    url = f"https://papers.example.org/preferences/{'x' * 60}"
+    links = replace(LINKS, preferences=url, papers=f"{url}/papers")
+
+    mail = RENDERER.saved_papers(SavedWeek(TODAY, (paper,) * saved_mails.MOST, 999), links)
+    alone = RENDERER.saved_papers(SavedWeek(TODAY, (replace(paper, note="ы" * 300),), 0), links)
+
+    assert "ы" * 300 in decoded(alone.html)
+    assert sum(map(len, (*mail.html, *mail.text))) < 90_000
+
+
 def test_operator_note_and_logo_are_shown():
     noted = Renderer(
         replace(BRANDING, note="No digest on <Friday>.", logo_url="https://x.example/l.png"),
@@ -975,6 +1023,7 @@ def each_kind_of_mail() -> Iterator[Rendered]:
     for digest in (selftest.BARE, selftest.FULL, longer):
         yield noted.digest(digest, LINKS)
     yield from (RENDERER.quiet_note(note, LINKS) for note in selftest.NOTES)
+    yield from (RENDERER.saved_papers(week, LINKS) for week in selftest.WEEKS)
     for kind, mail in MAIL_KINDS.items():
         if not mail.is_list:
             yield RENDERER.transactional(kind, "https://x.example", url="https://x.example")

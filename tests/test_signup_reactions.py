@@ -117,12 +117,14 @@ def test_reset_forgets_likes_and_keeps_saved_papers_and_switches(engine, reader)
     signup.save(engine, reader, moss, NOW)
     signup.like(engine, reader, tea, Liking.LESS, NOW)
     signup.configure(engine, reader, NOW, outside=False)
+    signup.mail_weekly(engine, reader, NOW, wanted=True)
 
     signup.reset(engine, reader, NOW)
 
     found = signup.interests(engine, reader)
     assert (found.judged, [one.title for one in found.saved]) == ((), ["Moss walls"])
     assert (found.profile.likes, found.profile.outside, found.profile.is_on) == (0, False, True)
+    assert found.profile.saved_weekly
     assert found.more == ()
 
 

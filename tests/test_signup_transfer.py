@@ -38,7 +38,7 @@ from pipeline.signup.csv_lists import (
 from pipeline.signup.transfer import Import, Imported, ImportReport
 from pipeline.storage import addresses, reactions, subscribers, suppressions
 from pipeline.storage.database import open_engine, read_only
-from pipeline.storage.reactions import Reaction
+from pipeline.storage.reactions import Reaction, StoredProfile
 from pipeline.storage.schema import (
     BatchRow,
     DeliveryRow,
@@ -452,6 +452,7 @@ def with_reactions(engine: Engine) -> None:
             "title:0123456789abcdef", None, HARD, (HARD, "Turing"), b"", (), NOW, is_own=True,
             saved_at=NOW, year=1936, url="https://example.org/?a=-1"))  # fmt: skip
     signup.create_feeds(engine, reader.id, NOW)
+    signup.mail_weekly(engine, reader.id, NOW, wanted=True)
     signup.configure(engine, reader.id, NOW, outside=False)
     signup.forget(engine, reader.id, "moss", NOW)
 
@@ -482,7 +483,8 @@ def test_reactions_saved_papers_and_settings_are_moved(engine, other):
         "2401.00002": here["2401.00002"],
         "title:0123456789abcdef": None,
     }
-    names = ["is_on", "outside", "removed", "feed_secret", "likes", "authors"]
+    names = ["is_on", "outside", "removed", "feed_secret", "saved_weekly", "likes", "authors"]
+    assert rows(engine, ProfileRow, names)[0]["saved_weekly"]
     assert rows(other, ProfileRow, names) == rows(engine, ProfileRow, names)
 
 
@@ -554,6 +556,15 @@ def test_damaged_reaction_or_profile_rejects_its_row(engine, column, cell):
 
     assert result.outcome is ImportReport.REJECTED
     assert column in result.reason
+
+
+def test_profile_of_an_older_export_has_no_weekly_mail():
+    cell = '{"is_on":false,"outside":true,"removed":["moss"],"feed_secret":null}'
+
+    moved = reaction_transfer.parse_profile(cell)
+
+    assert moved
+    assert moved.profile == StoredProfile(is_on=False, removed=("moss",), saved_weekly=False)
 
 
 @pytest.mark.parametrize("field", ["terms", "at", "saved_at", "liking", "telling"])

@@ -17,7 +17,16 @@ from babel.messages.pofile import read_po
 from sqlalchemy import Engine
 
 from pipeline import translations
-from pipeline.domain import MAIL_KINDS, Breadth, Links, NoMatchNotice, Reason, Suggestion
+from pipeline.domain import (
+    MAIL_KINDS,
+    Breadth,
+    Links,
+    NoMatchNotice,
+    Reason,
+    SavedPaper,
+    SavedWeek,
+    Suggestion,
+)
 from pipeline.matching.highlights import find
 from pipeline.rendering import Branding, MailLinks, Rendered, Renderer, renderer, views
 from pipeline.rendering.fragments import plain
@@ -161,6 +170,8 @@ def mails() -> Iterator[Rendered]:
     wider = (Suggestion("Дымы", "дым", 3.0),)
     note = NoMatchNotice(TODAY, TODAY, 5, ("Дымы",), Breadth.FEWER, 2, wider, False)
     yield mail.quiet_note(note, LINKS)
+    saved = (SavedPaper("1", "Дымы", ("Дымы",) * 5, "Дымы", True),)
+    yield mail.saved_papers(SavedWeek(TODAY, saved, 3), LINKS)
     for kind, about in MAIL_KINDS.items():
         if not about.is_list:
             yield mail.transactional(kind, URL, url=URL, lasts=timedelta(days=1))

@@ -202,6 +202,26 @@ def test_only_a_web_address_becomes_a_link(site, reader, url):
         assert "ftp:" not in written
 
 
+def test_weekly_mail_is_switched_on_and_off_and_survives_the_other_switches(site, reader):
+    url = list_of(site, reader)
+    assert "Send weekly" in site.get(url).text
+
+    page = site.get(site.post(url, data={"do": "weekly"}).headers["location"]).text
+
+    assert "Papers that you save are mailed to you once a week." in page
+    site.post(url, data={"do": "create"})
+    signup.like(site.engine, reader.id, stored(site.engine)[0].key, Liking.MORE, now())
+    assert [row.saved_weekly for row in rows(site.engine, ProfileRow)] == [True]
+    assert "Stop the weekly email" in site.get(url).text
+    exported = signup.export(site.engine, reader.id)
+    assert exported["profile"]["saved_weekly"] is True
+
+    page = site.get(site.post(url, data={"do": "stop"}).headers["location"]).text
+
+    assert "Your saved papers are no longer mailed." in page
+    assert [row.saved_weekly for row in rows(site.engine, ProfileRow)] == [False]
+
+
 @pytest.mark.parametrize("do", ["", "like", "note note", NASTY])
 def test_unknown_action_is_refused(site, reader, do):
     assert site.post(list_of(site, reader), data={"do": do}).status_code == 422
@@ -217,7 +237,7 @@ def test_list_needs_a_valid_link_a_known_paper_and_our_own_page(site, reader):
     for key in ("2401.99999", "", "\x00", BROUGHT):
         assert site.post(url, data={**form, "key": key}).status_code == 404
     signup.leave(site.engine, reader.secret, now())
-    for do in ("note", "remove", "create", "revoke"):
+    for do in ("note", "remove", "create", "revoke", "weekly", "stop"):
         assert site.post(url, data={**form, "do": do}).status_code == 404
     assert rows(site.engine, ReactionRow) == rows(site.engine, ProfileRow) == []
 

@@ -14,6 +14,7 @@ from pipeline.domain import (
     MailKind,
     NoMatchNotice,
     PauseNotice,
+    SavedWeek,
 )
 from pipeline.errors import RenderError
 from pipeline.links import SignedLinks
@@ -79,6 +80,8 @@ class Composer:
                 rendered = self.renderer.quiet_note(content, mail_links)
             case PauseNotice():
                 rendered = self.renderer.pause_note(mail_links)
+            case SavedWeek():
+                rendered = self.renderer.saved_papers(content, mail_links)
             case None:
                 raise RenderError("the papers of this digest are no longer kept")
         return compose_list_mail(

@@ -27,6 +27,8 @@ from pipeline.domain import (
     PauseNotice,
     Pick,
     Reason,
+    SavedPaper,
+    SavedWeek,
     Suggestion,
 )
 from pipeline.errors import PaperboyError, RenderError
@@ -109,6 +111,10 @@ def _list_content(installation: Installation, kind: DeliveryKind) -> ListContent
     today = installation.now.date()
     if kind is DeliveryKind.PAUSE_NOTE:
         return PauseNotice(today)
+    if kind is DeliveryKind.SAVED:
+        papers = [_paper(number, installation) for number in range(1, 31)]
+        saved = (SavedPaper(p.key, p.title, p.authors, "A note on it", True) for p in papers)
+        return SavedWeek(today, tuple(saved), 7)
     if kind is not DeliveryKind.QUIET_NOTE:
         return _digest(installation, welcome=kind is DeliveryKind.WELCOME)
     wider = (Suggestion("dense retrieval", "retrieval", 3.0),)

@@ -28,7 +28,7 @@ from pipeline.domain import (
     Subscriber,
     Subscription,
 )
-from pipeline.editions import inactivity, no_match_notice
+from pipeline.editions import inactivity, no_match_notice, saved_mail
 from pipeline.editions.backfill import match_late_topics, unreadable
 from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.editions.no_match_notice import TriedQueries
@@ -357,6 +357,7 @@ def _compile(
     silent += [(draft, SkipReason.PAUSED) for draft in paused]
     awake = [draft for draft in awake if draft.subscriber.id not in inactive.paused]
     inactivity.enqueue_notes(conn, edition, paused)
+    saved_mail.enqueue(conn, edition, awake, _delay)
     ids = [draft.subscriber.id for draft in awake]
     gone = digests.supersede(conn, ids, f"superseded by the edition compiled at {edition.now:%F}")
     awake = [

@@ -33,7 +33,7 @@ from pipeline.matching.index import PaperIndex
 from pipeline.matching.match import AT_ONCE
 from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import Count
-from pipeline.storage import digests, no_match_notices, papers
+from pipeline.storage import digests, no_match_notices, papers, saved_mails
 from pipeline.storage.database import in_chunks, read_only
 from pipeline.storage.no_match_notices import LastContact, NoticeRecipient
 
@@ -87,14 +87,16 @@ def _last_change(contact: LastContact) -> date:
 def load_content(
     conn: Connection, claimed: Sequence[Delivery], quiet_days: int
 ) -> dict[int, ListContent]:
-    """Return the content of list mail by delivery id: frozen digests, notices as of now.
+    """Return the content of list mail by delivery id: frozen digests, other mail as of now.
 
     Transactional mail and digests whose papers are no longer kept are not in it.
     """
     notices = [one.id for one in claimed if one.kind is DeliveryKind.QUIET_NOTE]
+    saved = [one.id for one in claimed if one.kind is DeliveryKind.SAVED]
     return {
         **digests.load(conn, [delivery.id for delivery in claimed]),
         **(load(conn, notices, quiet_days) if notices else {}),
+        **(saved_mails.load(conn, saved) if saved else {}),
         **{
             one.id: PauseNotice(one.edition_on)
             for one in claimed

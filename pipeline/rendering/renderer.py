@@ -13,7 +13,7 @@ import structlog
 from jinja2 import Template, TemplateError
 from markupsafe import Markup
 
-from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, NoMatchNotice, Pick
+from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, NoMatchNotice, Pick, SavedWeek
 from pipeline.errors import RenderError
 from pipeline.rendering import formatting, selftest, templates, views
 from pipeline.rendering.branding import Branding, MailLinks
@@ -93,6 +93,7 @@ class Renderer:
                 ),
                 *(partial(self.quiet_note, note, selftest.LINKS) for note in selftest.NOTES),
                 partial(self.pause_note, selftest.LINKS),
+                *(partial(self.saved_papers, week, selftest.LINKS) for week in selftest.WEEKS),
             ],
         )
 
@@ -165,6 +166,18 @@ class Renderer:
     def pause_note(self, links: MailLinks) -> Rendered:
         """Return the mail that says that the digests are paused because of inactivity."""
         return self._mail(DeliveryKind.PAUSE_NOTE, {"links": links})
+
+    def saved_papers(self, week: SavedWeek, links: MailLinks) -> Rendered:
+        """Return the weekly mail of the papers that the reader saved."""
+        shown = views.saved_lines(week.papers, links.papers)
+        more = ngettext("%(num)s more paper", "%(num)s more papers", week.more)
+        values = {
+            "papers": shown,
+            "preheader": " · ".join(formatting.cut_at_word(one.title, 90) for one in shown[:2]),
+            "more": more if week.more else "",
+            "links": links,
+        }
+        return self._mail(DeliveryKind.SAVED, values)
 
     def _mail(
         self, kind: DeliveryKind, values: Mapping[str, object], **in_subject: str

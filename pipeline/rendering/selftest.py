@@ -15,6 +15,8 @@ from pipeline.domain import (
     Pick,
     Reason,
     Recap,
+    SavedPaper,
+    SavedWeek,
     Suggestion,
 )
 from pipeline.errors import RenderError
@@ -69,6 +71,11 @@ WIDER = (Suggestion("Search", "a b", 1.0),)
 NOTES = (
     NoMatchNotice(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, WIDER, False),
     NoMatchNotice(DAY, DAY, 0, (), Breadth.MORE, 0, (), True),
+)
+
+WEEKS = (
+    SavedWeek(DAY, (SavedPaper("trial", "A Title", ("Ada Lovelace",), "A note", True),), 2),
+    SavedWeek(DAY, (SavedPaper("trial", "A Title", (), "", False),), 0),
 )
 
 BARE = Digest(DAY, (Pick(_paper(), (), 1.0),))

@@ -21,17 +21,21 @@ from pipeline.domain import (
     Reason,
     ReasonKind,
     Recap,
+    SavedPaper,
     Suggestion,
 )
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 from pipeline.sources import SOURCES
+from pipeline.sources.text import https_link
 from pipeline.translations import gettext, gettext_noop, ngettext
 
 TITLE = 300
 SHORT_TITLE = 30
 ENTRY = 40  # characters of a title in the contents: one line on a phone
 LABEL = 60
+AUTHORS = 150  # columns, in a weekly mail of saved papers
+NOTES = 9_000  # columns of all notes in such a mail
 ORGANIZATION = 40
 EXCERPT = 80  # columns; a shorter excerpt says nothing
 CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
@@ -191,6 +195,32 @@ class Wider:
     query: str
     pace: str  # "about 3 papers a week"
     url: str  # of the page that replaces the topic
+
+
+@dataclass(frozen=True, slots=True)
+class SavedLine:
+    """A paper in a weekly mail of saved papers. Any text except the title may be ""."""
+
+    title: str
+    authors: str
+    note: str
+    url: str
+
+
+def saved_lines(papers: Sequence[SavedPaper], papers_url: str) -> list[SavedLine]:
+    room = NOTES // max(1, len(papers))
+    return [_saved_line(paper, papers_url, room) for paper in papers]
+
+
+def _saved_line(paper: SavedPaper, papers_url: str, room: int) -> SavedLine:
+    title = formatting.cut(formatting.clean(paper.title), TITLE) or gettext("Untitled")
+    here = f"{papers_url}/{quote(paper.key, safe='')}"
+    return SavedLine(
+        title,
+        formatting.cut(formatting.authors(paper.authors, len(paper.authors)), AUTHORS),
+        formatting.cut(formatting.clean(paper.note), room),
+        here if paper.is_stored else https_link(paper.url) or "",
+    )
 
 
 def quiet_note(note: NoMatchNotice, preferences_url: str) -> Note:

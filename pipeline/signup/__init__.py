@@ -7,6 +7,7 @@
     reactions      more or less like a paper, save it; what is learned from that
     saved          the list of saved papers, and the private feeds of a reader
     own_papers     papers that a reader brings: read, stored, removed
+    saved          the list of saved papers, its weekly mail, and the private feeds of a reader
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
@@ -69,6 +70,7 @@ from pipeline.signup.saved import (
     digests_of,
     feed_digests,
     feed_papers,
+    mail_weekly,
     revoke_feeds,
     saved_page,
     saved_papers,
@@ -126,6 +128,7 @@ __all__ = [
     "keep",
     "leave",
     "like",
+    "mail_weekly",
     "more_of",
     "parse_queries",
     "pause",

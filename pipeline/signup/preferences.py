@@ -39,6 +39,7 @@ from pipeline.storage import (
     deliveries,
     papers,
     requests,
+    saved_mails,
     subscribers,
     suppressions,
     topics,
@@ -197,6 +198,8 @@ def pause(
         subscribers.note_activity(conn, subscriber_id, max(until, today))
         if until > today or subscriber.paused_until is not None:
             subscribers.pause(conn, subscriber_id, max(until, today))
+        if until > today:
+            saved_mails.cancel(conn, subscriber_id, "paused")
         return existing_subscriber(conn, subscriber_id)
 
 

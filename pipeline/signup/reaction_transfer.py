@@ -80,7 +80,8 @@ def profile_cell(profile: Mapping[str, Any] | None) -> str:
     """Return the settings in a row of `profiles`; "" if there is none."""
     if profile is None:
         return ""
-    return json_cell({n: profile[n] for n in ("is_on", "outside", "removed", "feed_secret")})
+    names = ("is_on", "outside", "removed", "feed_secret", "saved_weekly")
+    return json_cell({name: profile[name] for name in names})
 
 
 def parse_profile(cell: str) -> MovedProfile | None:
@@ -93,6 +94,7 @@ def parse_profile(cell: str) -> MovedProfile | None:
             is_on=bool(values["is_on"]),
             outside=bool(values["outside"]),
             removed=tuple(map(str, values["removed"])),
+            saved_weekly=bool(values.get("saved_weekly")),  # missing in exports of older versions
         )
         secret = values["feed_secret"]
         return MovedProfile(profile, str(secret) if secret else None)

@@ -20,7 +20,7 @@ from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.profile import Opinion, Profile, Terms, author_keys
 from pipeline.signup.choices import existing_subscriber
-from pipeline.storage import papers, reactions, subscribers
+from pipeline.storage import papers, reactions, saved_mails, subscribers
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
@@ -207,7 +207,9 @@ def reset(engine: Engine, subscriber_id: int, now: datetime) -> None:
         for one in reactions.of_reader(conn, subscriber_id):
             cleared = replace(one, liking=Liking.NEITHER, is_own=False)
             reactions.put(conn, subscriber_id, cleared)
-        empty = StoredProfile(is_on=stored.is_on, outside=stored.outside)
+        empty = StoredProfile(
+            is_on=stored.is_on, outside=stored.outside, saved_weekly=stored.saved_weekly
+        )
         reactions.put_profile(conn, subscriber_id, empty, now)
 
 
@@ -236,6 +238,8 @@ def _change(
         if changed != known:
             reactions.put(conn, subscriber_id, changed)
             learn_anew(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
+            if not changed.saved_at:
+                saved_mails.cancel_if_empty(conn, subscriber_id)
 
 
 @retry_transaction

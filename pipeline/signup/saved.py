@@ -7,7 +7,7 @@ it opens nothing but the feeds, and creating it again or ending the feeds replac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from secrets import token_urlsafe
 
@@ -19,7 +19,7 @@ from pipeline.matching.tokens import folded
 from pipeline.signup.choices import existing_subscriber
 from pipeline.signup.reactions import active_subscriber
 from pipeline.sources.text import https_link
-from pipeline.storage import digests, papers, reactions
+from pipeline.storage import digests, papers, reactions, saved_mails
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction
 
@@ -47,6 +47,7 @@ class SavedPage:
     found: int
     total: int
     feed_secret: str | None
+    is_weekly: bool  # whether new papers of the list are mailed once a week
 
 
 def saved_page(engine: Engine, subscriber_id: int, words: str, number: int, size: int) -> SavedPage:
@@ -76,6 +77,7 @@ def saved_page(engine: Engine, subscriber_id: int, words: str, number: int, size
             count,
             total,
             reactions.feed_secret_of(conn, subscriber_id),
+            reactions.profile_of(conn, subscriber_id).saved_weekly,
         )
 
 
@@ -95,6 +97,20 @@ def with_words(texts: Mapping[str, str], words: str) -> list[str]:
         if all(word in plain for word in wanted):
             found.append(key)
     return found
+
+
+@retry_transaction
+def mail_weekly(engine: Engine, subscriber_id: int, now: datetime, *, wanted: bool) -> None:
+    """Switch the weekly mail of saved papers on or off; raise NotFoundError if not active.
+
+    Off cancels a mail that is not sent yet.
+    """
+    with engine.begin() as conn:
+        active_subscriber(conn, subscriber_id, now)
+        stored = reactions.profile_of(conn, subscriber_id)
+        reactions.put_profile(conn, subscriber_id, replace(stored, saved_weekly=wanted), now)
+        if not wanted:
+            saved_mails.cancel(conn, subscriber_id, "switched off by the reader")
 
 
 # --- Feeds --------------------------------------------------------------------------------------

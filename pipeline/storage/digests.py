@@ -52,6 +52,7 @@ REACHED = (
 """Statuses of digests that have reached the reader, or still may."""
 
 DIGESTS = tuple(kind for kind in LIST_MAIL if MAIL_KINDS[kind].template == "digest")
+SUPERSEDED = tuple(kind for kind in LIST_MAIL if kind is not DeliveryKind.SAVED)  # by a new digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def supersede(
     """
     oldest: dict[int, Superseded] = {}
     for chunk in in_chunks(subscriber_ids, CHUNK):
-        ended = deliveries.cancel_unsent(conn, chunk, reason, LIST_MAIL)
+        ended = deliveries.cancel_unsent(conn, chunk, reason, SUPERSEDED)
         for row in conn.execute(
             select(DeliveryRow.id, DeliveryRow.subscriber_id, DeliveryRow.range_from).where(
                 DeliveryRow.id.in_(ended), DeliveryRow.kind.in_(DIGESTS)

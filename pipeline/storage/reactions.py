@@ -76,6 +76,7 @@ class StoredProfile:
     is_on: bool = True  # whether it changes digests
     outside: bool = True  # whether digests may contain papers outside the topics
     removed: tuple[str, ...] = ()  # terms (stems) and author keys
+    saved_weekly: bool = False  # whether saved papers are mailed once a week
 
 
 def of_reader(conn: Connection, subscriber_id: int) -> list[Reaction]:
@@ -110,15 +111,18 @@ def saved_by(
     keys: Collection[str] | None = None,
     most: int | None = None,
     skip: int = 0,
+    after: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[Reaction]:
     """Return the papers of a reader's list, or those with these keys, the last saved first.
 
-    The first `skip` are left out, and those after `most`.
+    The first `skip` are left out, those after `most`, and those not saved in (after, until].
     """
     rows = conn.execute(
         select(*ReactionRow.__table__.c)
         .where(
-            _is_saved_by(subscriber_id), true() if keys is None else ReactionRow.paper_key.in_(keys)
+            _is_saved_by(subscriber_id, after, until),
+            true() if keys is None else ReactionRow.paper_key.in_(keys),
         )
         .order_by(ReactionRow.saved_at.desc(), ReactionRow.paper_key)
         .limit(most)
@@ -139,8 +143,16 @@ def saved_texts(conn: Connection, subscriber_id: int) -> dict[str, str]:
     }
 
 
-def count_saved(conn: Connection, subscriber_id: int) -> int:
-    return conn.execute(select(func.count()).where(_is_saved_by(subscriber_id))).scalar_one()
+def count_saved(
+    conn: Connection,
+    subscriber_id: int,
+    *,
+    after: datetime | None = None,
+    until: datetime | None = None,
+) -> int:
+    """Return the number of papers in a reader's list, or of those saved in (after, until]."""
+    is_counted = _is_saved_by(subscriber_id, after, until)
+    return conn.execute(select(func.count()).where(is_counted)).scalar_one()
 
 
 def to_paper(
@@ -196,6 +208,7 @@ def put_profile(
         "is_on": profile.is_on,
         "outside": profile.outside,
         "removed": list(profile.removed),
+        "saved_weekly": profile.saved_weekly,
         "likes": profile.likes,
         "terms": profile.terms,
         "authors": dict(profile.authors),
@@ -299,8 +312,15 @@ def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
     return {"reactions": rows, "profile": profiles[0] if profiles else None}
 
 
-def _is_saved_by(subscriber_id: int) -> ColumnElement[bool]:
-    return and_(ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None))
+def _is_saved_by(
+    subscriber_id: int, after: datetime | None = None, until: datetime | None = None
+) -> ColumnElement[bool]:
+    return and_(
+        ReactionRow.subscriber_id == subscriber_id,
+        ReactionRow.saved_at.is_not(None),
+        true() if after is None else ReactionRow.saved_at > after,
+        true() if until is None else ReactionRow.saved_at <= until,
+    )
 
 
 def _newest_first(subscriber_id: int) -> Select[Any]:
@@ -340,6 +360,7 @@ def _profiles(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, Stor
                 is_on=row.is_on,
                 outside=row.outside,
                 removed=tuple(row.removed),
+                saved_weekly=row.saved_weekly,
             )
     return found
 

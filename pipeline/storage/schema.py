@@ -439,6 +439,8 @@ class ProfileRow(Table):
     authors: Mapped[dict[str, Any]]  # author key -> name, of liked papers
     liked: Mapped[list[Any]]  # the newest liked papers: [title, [place of a heavy term, ...]]
     feed_secret: Mapped[str | None] = mapped_column(unique=True)  # in the URLs of private feeds
+    # Whether saved papers are mailed once a week.
+    saved_weekly: Mapped[bool] = mapped_column(default=False, server_default=false())
     changed_at: Mapped[datetime]
 
 

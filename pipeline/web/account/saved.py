@@ -1,4 +1,4 @@
-"""A reader's list of saved papers: its page, its files for reference managers, and its feeds."""
+"""A reader's list of saved papers: page, files for reference managers, feeds and weekly mail."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ DONE: Final = {
     "remove": gettext_noop("Removed from your list."),
     "create": gettext_noop("Your feeds have their addresses."),
     "revoke": gettext_noop("The addresses of your feeds no longer work."),
+    "weekly": gettext_noop("Papers that you save are mailed to you once a week."),
+    "stop": gettext_noop("Your saved papers are no longer mailed."),
 }
 
 
@@ -106,7 +108,7 @@ def show_saved(
 
 @router.post("/preferences/{token}/saved")
 def change_saved(token: str, form: Form, services: Services, pages: Pages) -> Response:
-    """Change the list or its feeds: `do` is "note", "remove", "create" or "revoke"."""
+    """Change the list, its feeds or its weekly mail; `do` is a key of DONE."""
     subscriber_id = services.links.read_preferences(token, now())
     engine, do, key = services.engine, form.get("do", ""), form.get("key", "")
     match do:
@@ -118,6 +120,8 @@ def change_saved(token: str, form: Form, services: Services, pages: Pages) -> Re
             signup.create_feeds(engine, subscriber_id, now())
         case "revoke":
             signup.revoke_feeds(engine, subscriber_id, now())
+        case "weekly" | "stop":
+            signup.mail_weekly(engine, subscriber_id, now(), wanted=do == "weekly")
         case _:
             return pages.message(gettext("Invalid request"), "", status=422, personal=True)
     words = formatting.clean(form.get("q", ""))[:LONGEST_SEARCH]

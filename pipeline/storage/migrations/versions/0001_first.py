@@ -560,6 +560,7 @@ def upgrade() -> None:
             "liked", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
         sa.Column("feed_secret", sa.Text(), nullable=True),
+        sa.Column("saved_weekly", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["subscriber_id"],

@@ -45,8 +45,8 @@ def titles(engine: Engine) -> list[str]:
 def test_papers_are_read_newest_first_and_nothing_is_stored(engine):
     found = brought(engine)
 
-    assert [one.title for one in found.judged] == ["Moss roofs", "Moss walls"]
-    assert [one.is_own for one in found.judged] == [True, True]
+    assert [one.title for one in found.reactions] == ["Moss roofs", "Moss walls"]
+    assert [one.is_own for one in found.reactions] == [True, True]
     assert [one.title for one in found.texts] == ["Moss roofs", "Moss walls"]
     assert count(engine, ReactionRow) == 0
 
@@ -61,9 +61,9 @@ def test_papers_of_the_archive_are_linked_by_id_doi_and_title(engine):
     )
     found = brought(engine, f"arXiv:2401.00001v2\n10.1000/x\n{MOSS}\n2401.99999")
 
-    linked = {one.title: one.key for one in found.judged if one.paper_id}
+    linked = {one.title: one.key for one in found.reactions if one.paper_id}
     assert linked == {"By id": "2401.00001", "By DOI": "doi:10.1000/x", "Moss Walls": "2401.00003"}
-    assert [one.title for one in found.judged if not one.paper_id] == ["Moss roofs"]
+    assert [one.title for one in found.reactions if not one.paper_id] == ["Moss roofs"]
     assert found.unknown == 1
 
 
@@ -72,7 +72,7 @@ def test_a_paper_given_twice_is_one(engine):
 
     found = brought(engine, f"2401.00001\n{MOSS}")
 
-    assert len(found.judged) == 2
+    assert len(found.reactions) == 2
 
 
 def test_confirmation_stores_the_papers_with_their_profile(engine):
@@ -207,7 +207,7 @@ def test_request_is_small_whatever_the_papers_are(engine):
         found = brought(engine, text)
         request(engine, found.requested, f"{least}@example.org")
         stored_ = rows(engine, RequestRow, RequestRow.id)[-1].choices["papers"]
-        assert len(found.judged) > 100
+        assert len(found.reactions) > 100
         assert least <= len(stored_) <= 100
         assert len(json.dumps(stored_)) <= 155_000
 

@@ -245,6 +245,7 @@ def _saving(site: Site, reader: Subscriber) -> Iterator[Stop]:
     yield Stop("saved-note", saved, form=(("do", "note"), ("key", key), ("note", "later")))
     yield Stop("saved-feeds", saved, form=(("do", "create"),))
     yield Stop("saved-without-feeds", saved, form=(("do", "revoke"),))
+    yield Stop("saved-weekly", saved, form=(("do", "weekly"),))
 
 
 def _leaving(site: Site) -> Iterator[Stop]:

@@ -57,9 +57,9 @@ proposed provide provides providing real recent recently reduce reduction releas
 remains require requirement requires research researcher result results reveal robust robustness
 show shows significant significantly simple single source specific specifically standard state step
 still strategy strong struggle study substantial substantially success suggest suite superior
-support survey task tasks technique techniques term test three time tool toward towards traditional
-trillion truth two type typically unified use used useful user using utilize valid validate variety
-various way well whether wide widely within without work works year years yet
+support survey task tasks technical technique techniques term test three time tool toward towards
+traditional trillion truth two type typically unified use used useful user using utilize valid
+validate variety various way well whether wide widely within without work works year years yet
 """
 _OF_ANY_PAPER: Final = frozenset(map(stem, _COMMON.split()))
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from pipeline import settings
@@ -392,7 +393,7 @@ def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sin
     migrate.upgrade(engine)
     owe_confirmations(engine, 100)
     settings = {"DATABASE_URL": url, "SMTP_URL": f"smtp://127.0.0.1:{sink.port}"}
-    sink.on_dot = lambda: time.sleep(0.01)
+    sink.on_dot = lambda: time.sleep(0.05)
 
     paperboy = Command(tmp_path, settings | {"SMTP_CONNECTIONS": "2"})
 
@@ -400,7 +401,7 @@ def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sin
         wait_until(lambda: len(sink.accepted) > 5)
         filler = fill(folder / "postgresql")
         with pytest.raises(DBAPIError):
-            owe_confirmations(engine, 10_000)  # until no page has room left
+            exhaust_wal(engine)  # its last segment may have room for all that is sent
         read_until(sender, "database.unreachable")
         filler.unlink()
         restart_what_has_ended(folder)
@@ -415,6 +416,14 @@ def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sin
     engine.dispose()
     assert set(statuses) == {Status.SENT}
     assert len(sink.recipients) == len(set(sink.recipients)) == len(statuses) >= 100
+
+
+def exhaust_wal(engine):
+    """Write to the WAL until it cannot grow; the server then fails."""
+    message = text("SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000))")
+    for _ in range(1_000):
+        with engine.begin() as conn:
+            conn.execute(message)
 
 
 def fill(disk):

@@ -70,8 +70,7 @@ class Candidates:
         self._papers: dict[int, Paper] = {}
         self._trending: list[papers.Upvoted] | None = None
         self._profiles = Profiles()
-        self._pool: list[Paper] = []  # of batches after `_pool_floor`, for papers outside topics
-        self._pool_floor = edition.through
+        self._pool_floor = edition.through  # papers outside topics are of batches after this one
         self._published_at: dict[int, datetime] = {}  # of the last batch before each range
 
     def load(
@@ -114,12 +113,14 @@ class Candidates:
         floor = min(
             (max(d.range_from, oldest) for d in drafts if self._may_leave_topics(d)), default=None
         )
+        pool: list[Paper] = []
         if floor is not None and floor < self._pool_floor:
             new = papers.in_batches(conn, floor, self._edition.through)
             self._papers |= {paper.id: paper for paper in new if paper.id not in self._papers}
-            self._pool, self._pool_floor = new[-OUTSIDE_POOL:], floor
+            pool, self._pool_floor = new[-OUTSIDE_POOL:], floor
         self._profiles.load_papers(conn, self._papers.values())
-        self._profiles.set_pool(self._pool)
+        if pool:
+            self._profiles.set_pool(pool)
 
     def _may_leave_topics(self, draft: Draft) -> bool:
         reader = self._profiles[draft.subscriber.id]

@@ -83,6 +83,7 @@ class Profiles:
     def set_pool(self, found: Sequence[Paper]) -> None:
         """Choose the papers from which `liked_in_pool` chooses; they must be loaded."""
         self._pool = np.array([paper.id for paper in found], np.int64)
+        self._pool_place = {paper.id: place for place, paper in enumerate(found)}
         self._pool_batches = np.array([paper.batch for paper in found], np.int64)
         self._pool_terms = self._table.pool(self._table.rows(self._pool.tolist()))
 
@@ -97,7 +98,11 @@ class Profiles:
         is_new = (self._pool_batches > after_batch) & ~is_known
         nearest = self._table.nearest(reader.profile, self._pool_terms, is_new, NEAREST)
         ids = set(self._pool[nearest].tolist())
-        signed = self._by_known_authors(reader) & set(self._pool[is_new].tolist())
+        signed = {
+            id_
+            for id_ in self._by_known_authors(reader) & self._pool_place.keys()
+            if is_new[self._pool_place[id_]]
+        }
         likeness = self.likeness(reader, sorted(ids | signed))
         liked = (
             (value, id_)

@@ -26,7 +26,7 @@ from pipeline.storage.reactions import Reaction, StoredProfile
 
 LEARNED_FROM = 600  # newest likes and dislikes; own papers are at most half of them
 SAVED = 50  # newest saved papers, whose authors are suggested
-SHOWN = 100  # papers beside the liked ones
+SHOWN = 100  # other papers of the digests with liked ones
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
 ENOUGH_SHARED = 3  # terms
@@ -204,9 +204,7 @@ def reset(engine: Engine, subscriber_id: int, now: datetime) -> None:
     with engine.begin() as conn:
         active_subscriber(conn, subscriber_id, now)
         stored = reactions.profile_of(conn, subscriber_id)
-        for one in reactions.of_reader(conn, subscriber_id):
-            cleared = replace(one, liking=Liking.NEITHER, is_own=False)
-            reactions.put(conn, subscriber_id, cleared)
+        reactions.delete_likes(conn, subscriber_id)
         empty = StoredProfile(
             is_on=stored.is_on, outside=stored.outside, saved_weekly=stored.saved_weekly
         )
@@ -237,7 +235,8 @@ def _change(
         )
         if changed != known:
             reactions.put(conn, subscriber_id, changed)
-            learn_anew(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
+            if changed.liking is not (known.liking if known else Liking.NEITHER):
+                learn_anew(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
             if not changed.saved_at:
                 saved_mails.cancel_if_empty(conn, subscriber_id)
 
@@ -334,7 +333,7 @@ def _new(conn: Connection, paper: Paper, now: datetime, corpus: CorpusStatistics
     )
 
 
-# --- What was learned ---------------------------------------------------------------------------
+# --- Terms and authors, to be shown -------------------------------------------------------------
 
 
 def _terms(learned: Profile, found: Sequence[Reaction], sign: float) -> tuple[Learned, ...]:

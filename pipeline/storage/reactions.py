@@ -178,6 +178,13 @@ def put(conn: Connection, subscriber_id: int, reaction: Reaction) -> None:
         conn.execute(insert(ReactionRow).values(_row(subscriber_id, reaction)))
 
 
+def delete_likes(conn: Connection, subscriber_id: int) -> None:
+    """Delete the likes and the own papers of a reader; saved papers stay in the list."""
+    mine = ReactionRow.subscriber_id == subscriber_id
+    conn.execute(delete(ReactionRow).where(mine, ReactionRow.saved_at.is_(None)))
+    conn.execute(update(ReactionRow).where(mine).values(liking=Liking.NEITHER, is_own=False))
+
+
 def delete_all(conn: Connection, subscriber_id: int) -> None:
     """Delete the reactions, saved papers and profile of a reader."""
     conn.execute(delete(ReactionRow).where(ReactionRow.subscriber_id == subscriber_id))

@@ -41,7 +41,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What was read from a list of papers, and what follows from it."""
+    """Papers read from a list, with the topics and authors that are proposed."""
 
     counted: str  # "Read 34 papers, 20 of them in the archive of this site."
     notes: tuple[str, ...]  # about papers that were not read, or will not be stored

@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     sources: Words = ("huggingface", "arxiv")
     arxiv_categories: Words = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
     huggingface_token: SecretStr | None = None
+    author_lookup: bool = True
 
     # Matching
     semantic_model: Words = ()  # folders, packages or hub names; see `embedding.Model`

@@ -17,6 +17,7 @@ from pipeline.web import request_limits
 from pipeline.web.request_limits import (
     CHANGING,
     LEAVING,
+    LOOKING_UP,
     OPERATING,
     PROVIDERS,
     SEARCHING,
@@ -302,6 +303,7 @@ def test_rejected_preview_returns_an_html_fragment():
         (PROVIDERS, ("providers", 2, 32, 10.0)),
         (CHANGING, ("changing", 3, 64, 10.0)),
         (SEARCHING, ("searching", 2, 32, 5.0)),
+        (LOOKING_UP, ("looking-up", 3, 16, 8.0)),
         (SHOWING, ("showing", 6, 64, 8.0)),
     ],
 )

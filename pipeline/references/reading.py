@@ -17,7 +17,7 @@ from bibtexparser.model import Block, Entry, ImplicitComment, ParsingFailedBlock
 from bibtexparser.splitter import Splitter
 
 from pipeline.references import tex
-from pipeline.sources.identifiers import arxiv_name, doi
+from pipeline.sources.identifiers import AuthorId, arxiv_name, author_id, doi
 from pipeline.sources.latex import formulas_within
 from pipeline.sources.text import (
     ABSTRACT_LIMIT,
@@ -75,6 +75,7 @@ class Parsed:
 
     entries: tuple[Reference, ...]
     unreadable: tuple[Unreadable, ...]
+    author_ids: Mapping[AuthorId, int]  # named in the list, with their first line; not fetched
     is_cut: bool  # there was more than MOST_OCTETS or MOST_ENTRIES; the rest was not read
 
 
@@ -84,11 +85,13 @@ class _Record:
 
     line: int
     text: str
-    read: Callable[[], Reference | None]
+    read: Callable[[], Reference | AuthorId | None]
 
 
 def parse(text: str | bytes) -> Parsed:
     """Read BibTeX, RIS, CSL-JSON, and lines with arXiv ids, DOIs, links or titles, also mixed.
+
+    A line that is an ORCID iD or the URL of an arXiv author page is returned in `author_ids`.
 
     Raise nothing: every part that gives no paper is in `unreadable`. Entries with an equal arXiv
     id, DOI or title are merged. At most MOST_OCTETS of UTF-8 and MOST_ENTRIES are read; hostile
@@ -101,19 +104,22 @@ def parse(text: str | bytes) -> Parsed:
     records = sorted(records + bibtex_records, key=lambda record: record.line)
     entries: list[Reference] = []
     unreadable: list[Unreadable] = []
+    authors: dict[AuthorId, int] = {}
     read = 0
     with formulas_within(_FORMULA_SECONDS):
         for record in records:
-            if max(len(entries), len(unreadable)) >= MOST_ENTRIES:
+            if max(len(entries), len(unreadable), len(authors)) >= MOST_ENTRIES:
                 break
             read += 1
-            reference = record.read()
-            if reference is None:
-                unreadable.append(Unreadable(record.line, _start(record.text)))
-            else:
-                entries.append(reference)
+            match record.read():
+                case None:
+                    unreadable.append(Unreadable(record.line, _start(record.text)))
+                case AuthorId() as author:
+                    authors.setdefault(author, record.line)
+                case reference:
+                    entries.append(reference)
     is_cut = is_cut or has_more or read < len(records)
-    return Parsed(_merged(entries), tuple(unreadable), is_cut)
+    return Parsed(merged(entries), tuple(unreadable), authors, is_cut)
 
 
 def _start(text: str) -> str:
@@ -219,7 +225,7 @@ def _from_csl(csl: object) -> Reference | None:
         return None
     given = {name: value for name, value in csl.items() if isinstance(value, str)}
     authors = csl.get("author")
-    return _reference(
+    return reference_of(
         title=clean_title(given.get("title", "")),
         authors=clean_names(map(_csl_name, authors if isinstance(authors, list) else [])),
         abstract=clean(given.get("abstract", "")),
@@ -305,7 +311,7 @@ def _from_ris(fields: Mapping[str, list[str]]) -> Reference | None:
     def first(*tags: str) -> str:
         return next((" ".join(fields[tag]) for tag in tags if tag in fields), "")
 
-    return _reference(
+    return reference_of(
         title=clean_title(first("TI", "T1", "CT", "BT")),
         authors=clean_names(map(_given_first, fields.get("AU") or fields.get("A1") or ())),
         abstract=clean(first("AB", "N2")),
@@ -455,7 +461,7 @@ def _from_bibtex(pairs: Iterable[tuple[str, str]], strings: _Strings) -> Referen
     kind = (fields.get("archiveprefix") or fields.get("eprinttype") or "arxiv").strip("{} ").lower()
     eprint = fields.get("eprint", "") if kind == "arxiv" else ""
     ids = [eprint, fields.get("arxivid", ""), tex.to_text(fields.get("doi", ""), _LONGEST_ID)]
-    return _reference(
+    return reference_of(
         title=title,
         authors=_tex_names(fields.get("author", "")),
         abstract=tex.to_text(fields.get("abstract", ""), ABSTRACT_LIMIT),
@@ -558,6 +564,9 @@ def _line_records(text: str, first: int, *, is_rest: bool) -> Iterator[_Record]:
 
 def _one_line(line: str, number: int) -> Iterator[_Record]:
     text = line[_end_of(_MARKER, line, 0) :]
+    if author := author_id(text):
+        yield _Record(number, line, lambda: author)
+        return
     linked = _LINKED.match(text)
     if linked and linked[1].lower() in _LABELS:
         linked = None
@@ -640,7 +649,7 @@ def _title_in(ids: _Ids) -> str:
 def _from_line(title: str, ids: _Ids) -> Reference | None:
     title = title if len(title) <= TITLE_LIMIT else ""
     names = (next(iter(found), "") for found in (ids.arxiv, ids.dois))
-    return _reference(title=clean_title(title), ids=tuple(names))
+    return reference_of(title=clean_title(title), ids=tuple(names))
 
 
 # --- References ---------------------------------------------------------------------------------
@@ -657,7 +666,7 @@ def _words(text: str) -> tuple[str, ...]:
     return clean_keywords(text.split(";" if ";" in text else ","))
 
 
-def _reference(
+def reference_of(
     *,
     title: str = "",
     authors: tuple[str, ...] = (),
@@ -683,7 +692,7 @@ def _reference(
     return Reference(title, authors, abstract, number, arxiv_id, issued, keywords)
 
 
-def _merged(entries: Iterable[Reference]) -> tuple[Reference, ...]:
+def merged(entries: Iterable[Reference]) -> tuple[Reference, ...]:
     """Merge entries of one paper; the first gives what both have, but the longer abstract stays."""
     kept: dict[int, Reference] = {}
     places: dict[str, int] = {}

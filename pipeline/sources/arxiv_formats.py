@@ -133,7 +133,10 @@ _LEAD = re.compile(r"\s*arXiv:\S+\s+Announce Type:\s*(?P<kind>[a-z-]+)\s*(?:Abst
 
 
 def _feed_sighting(entry: Element) -> Sighting:
-    """Parse one RSS or Atom entry: "new" and "cross" are new papers, "replace*" are updates."""
+    """Parse one RSS or Atom entry: "new" and "cross" are new papers, "replace*" are updates.
+
+    Feeds of a category name the authors in `dc:creator`, those of an author in `author`.
+    """
     name = name_in(entry.text_of("id") or entry.text_of("guid") or _link(entry))
     summary = entry.text_of("summary") or entry.text_of("description")
     lead = _LEAD.match(summary)
@@ -143,7 +146,8 @@ def _feed_sighting(entry: Element) -> Sighting:
         name,
         title=entry.text_of("title"),
         abstract=summary[lead.end() :] if lead else summary,
-        authors=split_authors(entry.text_of("creator")),
+        authors=split_authors(entry.text_of("creator"))
+        or clean_names(author.text_of("name") for author in entry.find_all("author")),
         categories=terms,
         journal_doi=entry.text_of("DOI"),
         announced_on=day_in(entry.text_of("published")) or _mail_day(entry.text_of("pubDate")),

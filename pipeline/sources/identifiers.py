@@ -1,4 +1,4 @@
-"""Parse and normalise paper identifiers (arXiv ids, DOIs, arXiv categories); always strings."""
+"""Parse and normalise identifiers of papers, authors and arXiv categories; always strings."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ _ARXIV = re.compile(
     re.I | re.ASCII,
 )
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(?P<doi>10\.\d{4,9}/\S+)", re.I)
+_ORCID = r"\d{4}-\d{4}-\d{4}-\d{3}[\dX]"
+_AT_ORCID = re.compile(
+    rf"(?:(?:https?://)?(?:[a-z]+\.)?orcid\.org/|orcid(?:[ ]?id)?(?::[ ]?|[ ]))?(?P<id>{_ORCID})"
+    r"/?(?:[?#]\S*)?",
+    re.I | re.ASCII,
+)
+# https://info.arxiv.org/help/author_identifiers.html: warner_s_1, or the author's ORCID iD.
+_AT_ARXIV = re.compile(
+    rf"(?:https?://)?(?:[a-z]+\.)?arxiv\.org/a/(?P<id>[a-z]+(?:[_-][a-z]+)*_\d{{1,4}}|{_ORCID})"
+    r"(?:\.(?:html|json|atom2?))?/?(?:[?#]\S*)?",
+    re.I | re.ASCII,
+)
 _CATEGORY = re.compile(r"[a-z][a-z-]*(?:\.[A-Za-z][A-Za-z-]*)?")
 
 
@@ -34,6 +46,37 @@ class ArxivName:
     @property
     def pdf(self) -> str:
         return f"https://arxiv.org/pdf/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorId:
+    """An author by the id at a site with a public list of the papers: "orcid" or "arxiv"."""
+
+    site: str
+    id: str  # characters that need no escaping in a URL
+
+    @property
+    def is_mistyped(self) -> bool:
+        """Return whether the id is an ORCID iD whose check digit is wrong (ISO 7064, MOD 11-2)."""
+        if "_" in self.id:
+            return False
+        total = 0
+        for digit in self.id[:-1].replace("-", ""):
+            total = (total + int(digit)) * 2
+        return "0123456789X"[(12 - total % 11) % 11] != self.id[-1]
+
+
+def author_id(text: str) -> AuthorId | None:
+    """Parse an ORCID iD, its URL, or the URL of an arXiv author page; None if it is none."""
+    text = text.strip().strip("<>")
+    if len(text) > 200:
+        return None
+    if found := _AT_ORCID.fullmatch(text):
+        return AuthorId("orcid", found["id"].upper())
+    if found := _AT_ARXIV.fullmatch(text):
+        name = found["id"]
+        return AuthorId("arxiv", name.lower() if "_" in name else name.upper())
+    return None
 
 
 def arxiv_name(text: object) -> ArxivName | None:

@@ -40,6 +40,7 @@ from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.request_limits import RETRY_AFTER, RequestLimits, one_at_a_time
 from pipeline.web.subscribe import curated
 from pipeline.web.subscribe import routes as subscribe
+from pipeline.web.subscribe.author_lookup import AuthorLookup
 from pipeline.web.templating import Pages
 
 log = structlog.get_logger(__name__)
@@ -150,6 +151,7 @@ def create_app(
     app.state.wake_editions = one_at_a_time(wake_editions)
     app.state.mailbox = mailbox
     app.state.thumbnails = thumbnails.Thumbnails.of(services.settings)
+    app.state.author_lookup = AuthorLookup.of(services.settings, services.engine)
     app.state.started_at = datetime.now(UTC)
     if mailbox is not None:
         # DNS rebinding: another site could point its own name at our address and read the mails.

@@ -16,6 +16,7 @@ from pipeline import bootstrap, mailbox
 from pipeline.translations import gettext
 from pipeline.web import client_address, templating
 from pipeline.web.papers import recent, search_index
+from pipeline.web.subscribe import author_lookup
 
 READ: Final = ["GET", "HEAD"]  # methods of a page
 
@@ -37,6 +38,7 @@ Pages = Annotated[templating.Pages, _state("pages")]
 LiveIndex = Annotated[search_index.LiveIndex, _state("live_index")]
 RecentPapers = Annotated[recent.RecentPapers, _state("recent")]
 CPUBudget = Annotated[client_address.CPUBudget, _state("budget")]
+AuthorLookup = Annotated[author_lookup.AuthorLookup, _state("author_lookup")]
 WakeEditions = Annotated[Callable[[], None], _state("wake_editions")]
 Mailbox = Annotated[mailbox.Mailbox, _state("mailbox")]
 StartedAt = Annotated[datetime, _state("started_at")]
@@ -55,6 +57,7 @@ ClientIP = Annotated[str | None, Depends(_client_ip)]
 LARGEST_FORM: Final = 128 * 1024
 LARGEST_LIST: Final = 1024 * 1024  # of a form with a list of papers; `references` reads 512 KB
 WITH_PAPERS: Final = re.compile(r"/subscribe(?:/preview)?|/preferences/[^/]+/start")
+LOOKS_UP: Final = re.compile(r"/subscribe|/preferences/[^/]+/start")  # authors in a list of papers
 MOST_FIELDS: Final = 500
 ENCODING: Final = "application/x-www-form-urlencoded"
 

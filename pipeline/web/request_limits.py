@@ -10,6 +10,7 @@ place: the body is read before, and the place is released when the response star
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections import Counter
@@ -29,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.signup.abuse_limits import host
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web.client_address import ProxyWatch, client_ip
-from pipeline.web.dependencies import LARGEST_FORM, WITH_PAPERS, largest_form
+from pipeline.web.dependencies import LARGEST_FORM, LOOKS_UP, WITH_PAPERS, largest_form
 from pipeline.web.middleware import HOOKS, ONE_CLICK, SAFE_METHODS
 from pipeline.web.ops import LARGEST
 from pipeline.web.templating import Pages
@@ -55,13 +56,14 @@ class RequestClass:
     patience: float
 
 
-# Together they use 21 of the 40 threads (pictures need none); the rest is for paths without a lane,
+# Together they use 24 of the 40 threads (pictures need none); the rest is for paths without a lane,
 # which are fast.
 OPERATING: Final = RequestClass("operating", 2, 16, 10.0)
 LEAVING: Final = RequestClass("leaving", 4, 200, 20.0)
 PROVIDERS: Final = RequestClass("providers", 2, 32, 10.0)
 CHANGING: Final = RequestClass("changing", 3, 64, 10.0)  # sign-ups, confirmations, preferences
 SEARCHING: Final = RequestClass("searching", 2, 32, 5.0)  # paths that evaluate queries
+LOOKING_UP: Final = RequestClass("looking-up", 3, 16, 8.0)  # forms that wait for another site
 FEEDS: Final = RequestClass("feeds", 2, 64, 8.0)  # of readers, polled by programs
 PICTURES: Final = RequestClass("pictures", 64, 0, 8.0)  # thumbnails, fetched by their own thread
 SHOWING: Final = RequestClass("showing", 6, 64, 8.0)
@@ -70,6 +72,7 @@ _SEARCHES: Final = ("/authors/", "/preferences/", "/topics", "/sitemap.xml")
 _CHANGES: Final = ("/confirm/", "/data/", "/link", "/new-address/", "/preferences/", "/subscribe")
 _SHOWS: Final = (*_CHANGES, "/cite/", "/digests/", "/mailbox", "/papers", "/privacy")
 _EVALUATED: Final = {"adopt", "papers"}  # fields of the sign-up form
+_AUTHOR_ID: Final = re.compile(rb"\d{4}-\d{4}-\d{4}-\d{3}[\dX]|arxiv\.org(?:/|%2F)a(?:/|%2F)", re.I)
 _FREE: Final = ("/papers.css",)
 
 
@@ -90,6 +93,8 @@ def request_class(method: str, path: str, query: bytes, body: bytes) -> RequestC
     if path in _FREE:
         return None
     is_reading = method in SAFE_METHODS
+    if not is_reading and LOOKS_UP.fullmatch(path) and _AUTHOR_ID.search(body):
+        return LOOKING_UP
     if is_reading and _evaluates(path, query):
         return SEARCHING
     if not is_reading and WITH_PAPERS.fullmatch(path) and _evaluates_form(path, body):

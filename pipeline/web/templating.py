@@ -26,6 +26,7 @@ class Pages:
     has_mailbox: bool
     sources: tuple[str, ...]  # that are read, by name
     arxiv_categories: tuple[str, ...]  # empty if arXiv is not read
+    looks_up_authors: bool  # at ORCID and arXiv, when a reader presses the button
 
     @classmethod
     def of(cls, settings: Settings, *, has_mailbox: bool) -> Pages:
@@ -35,6 +36,7 @@ class Pages:
             has_mailbox=has_mailbox,
             sources=settings.sources,
             arxiv_categories=settings.arxiv_categories if "arxiv" in settings.sources else (),
+            looks_up_authors=settings.author_lookup,
         )
 
     @property

@@ -1,7 +1,9 @@
-"""Responses in the formats of arXiv, with our own text."""
+"""Responses in the formats of arXiv and ORCID, with our own text."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
 from xml.sax.saxutils import escape
 
 _ATOM = (
@@ -138,3 +140,56 @@ def listed(name: str = "2608.09949", *, title: str = "A paper", version: int = 1
         "Intelligence (cs.AI)</span>; Machine Learning (cs.LG)</div>"
         "<p class='mathjax'>We do things.</p></dd>"
     )
+
+
+# --- Authors ------------------------------------------------------------------------------------
+
+
+def orcid_work(
+    title: str,
+    *,
+    doi: str = "",
+    arxiv: str = "",
+    year: str = "",
+    relation: str = "self",
+    normalized: str = "",
+) -> dict[str, Any]:
+    """Return a group of ORCID's list of works (API v3.0) with one summary."""
+    ids = [
+        {
+            "external-id-type": kind,
+            "external-id-value": value,
+            "external-id-normalized": {"value": normalized} if normalized else None,
+            "external-id-relationship": relation,
+        }
+        for kind, value in (("doi", doi), ("arxiv", arxiv))
+        if value
+    ]
+    summary = {
+        "put-code": 7,
+        "title": {"title": {"value": title}, "subtitle": None},
+        "external-ids": {"external-id": ids},
+        "type": "journal-article",
+        "publication-date": {"year": {"value": year}, "month": None} if year else None,
+        "visibility": "public",
+    }
+    return {"external-ids": {"external-id": ids}, "work-summary": [summary]}
+
+
+def orcid_works(*groups: Any) -> bytes:
+    return json.dumps({"last-modified-date": None, "group": groups}).encode()
+
+
+def author_feed(*papers: tuple[str, str, tuple[str, ...], str]) -> bytes:
+    """Return the Atom feed of an arXiv author; a paper is its id, title, authors and date."""
+    entries = "".join(
+        f"<entry><id>{id_}</id><published>{date_}</published><title>{title}</title>"
+        "<summary>About moss.</summary>"
+        + "".join(f"<author><name>{name}</name></author>" for name in names)
+        + "</entry>"
+        for id_, title, names, date_ in papers
+    )
+    return (
+        '<feed xmlns="http://www.w3.org/2005/Atom"><title>Bo Fern</title>'
+        f"<updated>2030-01-02 00:00:00</updated>{entries}</feed>"
+    ).encode()

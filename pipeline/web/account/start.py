@@ -23,6 +23,8 @@ from pipeline.web.account.preferences import TOO_MANY_NEW, stored_values
 from pipeline.web.account.text import now
 from pipeline.web.dependencies import (
     READ,
+    AuthorLookup,
+    ClientIP,
     CPUBudget,
     Form,
     Pages,
@@ -56,10 +58,12 @@ def start(
     request: Request,
     token: str,
     form: Form,
+    ip: ClientIP,
     services: Services,
     pages: Pages,
     recent: RecentPapers,
     budget: CPUBudget,
+    authors: AuthorLookup,
     wake_editions: WakeEditions,
 ) -> Response:
     """Show what a list of papers says; if `do` is "save", store its papers and the topics `add`."""
@@ -76,14 +80,16 @@ def start(
     room = signup.MOST_OWN - _own(services, known)
     with budget.charged(request):
         window = recent.get()
+        listed = starting.read_list(text, authors, ip, is_wanted=True)
         with read_only(services.engine) as conn:
-            read = starting.start(text, window, conn, dict(known.topics), room=room)
+            read = starting.start(listed, window, conn, dict(known.topics), room=room)
     if not read.own.total:
-        return answer(gettext(NO_PAPERS), 422, read if text else None)
+        return answer(next(iter(listed.problems), gettext(NO_PAPERS)), 422, read if text else None)
     if form.get("do") != "save":
         return answer(gettext(NO_ROOM) if room <= 0 else "", read=read)
     new = [query for query in map(suggestions.parsed, chosen) if query]
     problem = gettext(NO_ROOM) if room <= 0 and not new else _no_room(known, new)
+    problem = problem or next(iter(listed.problems), "")
     if problem:
         return answer(problem, 422, read)
     papers = read.own.reactions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
@@ -28,7 +28,7 @@ from pipeline.web.papers.search_index import Places
 from pipeline.web.subscribe import form_input, volume
 from pipeline.web.subscribe import start as starting
 from pipeline.web.subscribe.form_input import FormInput, TopicEntry
-from pipeline.web.subscribe.start import Start
+from pipeline.web.subscribe.start import PaperList, Start
 from pipeline.web.subscribe.volume import Instead, Volume
 from pipeline.web.templating import Pages, abridged
 
@@ -66,8 +66,12 @@ def charged_preview(
     pages: Pages,
     recent: RecentPapers,
     budget: CPUBudget,
+    listed: Callable[[], PaperList] | None = None,
 ) -> SignupPreview | None:
-    """Return the preview of a form, and charge its CPU time to the visitor."""
+    """Return the preview of a form, and charge its CPU time to the visitor.
+
+    `listed` reads the list of papers in the form, if there is one.
+    """
     wanted = Wanted(
         form_input.size(values.max_papers) or services.settings.max_papers,
         form_input.breadth(values.breadth) or Breadth.BALANCED,
@@ -76,11 +80,12 @@ def charged_preview(
     with budget.charged(request):
         topics = form_input.topic_entries(values)
         window = recent.get()
+        papers = listed() if listed and window.days else None
         with read_only(services.engine) as conn:
             preview = signup_preview(window, conn, topics, wanted, pages)
-            if preview and values.papers:
+            if preview and papers:
                 followed = frozenset(one.query.text for one in topics if one.query)
-                start = starting.start(values.papers, window, conn, followed)
+                start = starting.start(papers, window, conn, followed)
                 preview = replace(preview, start=start)
             return preview
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from typing import Annotated, Final
 
@@ -21,6 +21,7 @@ from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web import static_files
 from pipeline.web.dependencies import (
     READ,
+    AuthorLookup,
     ClientIP,
     CPUBudget,
     Form,
@@ -31,7 +32,7 @@ from pipeline.web.dependencies import (
 from pipeline.web.subscribe import form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 from pipeline.web.subscribe.preview import SignupPreview, charged_preview
-from pipeline.web.subscribe.start import read_papers
+from pipeline.web.subscribe.start import PaperList, read_list, read_papers
 
 A_DAY: Final = {"Cache-Control": "public, max-age=86400"}
 PERSONAL: Final = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
@@ -72,6 +73,7 @@ def subscribe(
     pages: Pages,
     recent: RecentPapers,
     budget: CPUBudget,
+    authors: AuthorLookup,
 ) -> Response:
     """Request a subscription; without JavaScript also show the page with a preview.
 
@@ -82,7 +84,8 @@ def subscribe(
         if not budget.allows(request):
             return _busy(pages, recent, values)
         errors = tuple(error for error in form_input.validate(values) if error.field in TOPICS)
-        preview = charged_preview(request, values, services, pages, recent, budget)
+        listed = _list_of(values, authors, ip, is_wanted="adopt" not in form)
+        preview = charged_preview(request, values, services, pages, recent, budget, listed)
         return _page(pages, recent, values, errors, preview=preview, status=422 if errors else 200)
     if form.get(TRAP):
         return _sent(pages, values)
@@ -93,7 +96,11 @@ def subscribe(
         if not budget.allows(request):
             return _busy(pages, recent, values)
         with budget.charged(request):
-            own = read_papers(values.papers, services, recent)
+            papers = read_list(values.papers, authors, ip, is_wanted=True)
+            if papers.problems:
+                problems = [FieldError("papers", text) for text in papers.problems]
+                return _page(pages, recent, values, problems, status=422)
+            own = read_papers(papers, services, recent)
         choices = replace(choices, papers=own.requested)
     now = datetime.now(UTC)
     try:
@@ -117,16 +124,22 @@ def subscribe(
 def show_preview(
     request: Request,
     form: Form,
+    ip: ClientIP,
     services: Services,
     pages: Pages,
     recent: RecentPapers,
     budget: CPUBudget,
+    authors: AuthorLookup,
 ) -> Response:
-    """Return the preview as an HTML fragment for subscribe.js, which sends no address."""
+    """Return the preview as an HTML fragment for subscribe.js, which sends no address.
+
+    It comes while a reader types, so no author is looked up.
+    """
     if not budget.allows(request):
         return _private(pages.show("subscribe_busy.html", status=429, is_large=False))
     values = form_input.parse(form)
-    preview = charged_preview(request, values, services, pages, recent, budget)
+    listed = _list_of(values, authors, ip, is_wanted=False)
+    preview = charged_preview(request, values, services, pages, recent, budget, listed)
     return _private(pages.show("subscribe_answer.html", tried=preview))
 
 
@@ -140,6 +153,15 @@ def show_stylesheet() -> Response:
 def show_script() -> Response:
     script = static_files.read("subscribe.js")
     return Response(script, media_type="text/javascript", headers=A_DAY)
+
+
+def _list_of(
+    values: FormInput, authors: AuthorLookup, ip: str | None, *, is_wanted: bool
+) -> Callable[[], PaperList] | None:
+    """Return a function that reads the list of papers in a form; None if there is none."""
+    if not values.papers:
+        return None
+    return partial(read_list, values.papers, authors, ip, is_wanted=is_wanted)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -15,14 +15,15 @@ from pipeline.bootstrap import Services
 from pipeline.matching.people import suggested_people
 from pipeline.matching.proposals import Tried, proposed_topics
 from pipeline.matching.query import TopicQuery
-from pipeline.references import Parsed
+from pipeline.references import Parsed, Reference
 from pipeline.rendering import formatting
 from pipeline.signup import OwnPapers
 from pipeline.storage.database import read_only
-from pipeline.translations import gettext, ngettext
+from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web.papers import authors
 from pipeline.web.papers.recent import RecentPapers, RecentWindow
 from pipeline.web.subscribe import volume
+from pipeline.web.subscribe.author_lookup import MOST_AUTHORS, SITES, AuthorLookup, Problem
 
 SHOWN_UNREADABLE: Final = 5
 SHOWN_PEOPLE: Final = 6
@@ -51,24 +52,83 @@ class Start:
     people: tuple[Proposal, ...]
     more_of: tuple[str, ...]
     own: OwnPapers
+    can_look_up: bool  # some authors wait for the button
 
 
-def read_papers(text: str, services: Services, recent: RecentPapers) -> OwnPapers:
-    """Return the papers of a pasted list that a request stores; see `_read`."""
+@dataclass(frozen=True, slots=True)
+class PaperList:
+    """A pasted list, with the papers of the authors that it names."""
+
+    parsed: Parsed
+    problems: tuple[str, ...] = ()  # one sentence for each author without papers
+    can_look_up: bool = False
+
+
+PROBLEMS: Final = {
+    Problem.MISTYPED: gettext_noop("Line %(line)s: this ORCID iD is mistyped. Compare its digits."),
+    Problem.OFF: gettext_noop(
+        "Line %(line)s: this site does not look up authors at %(site)s. Paste your papers instead."
+    ),
+    Problem.WAITING: gettext_noop("Line %(line)s: an author at %(site)s, not looked up yet."),
+    Problem.BUSY: gettext_noop(
+        "Line %(line)s: too many authors are looked up at the moment. Try again in a minute, or "
+        "paste your papers instead."
+    ),
+    Problem.FAILED: gettext_noop(
+        "Line %(line)s: %(site)s did not answer. Paste your papers instead, or try again later."
+    ),
+    Problem.UNKNOWN: gettext_noop("Line %(line)s: %(site)s has no list of papers under this id."),
+    Problem.EMPTY: gettext_noop("Line %(line)s: the list of this author at %(site)s is empty."),
+    Problem.TOO_MANY: gettext_noop(
+        "Line %(line)s: only %(most)s authors are looked up. Paste the papers of others."
+    ),
+}
+
+
+def read_list(
+    text: str, authors: AuthorLookup, visitor: str | None, *, is_wanted: bool
+) -> PaperList:
+    """Read a pasted list, and look up its authors if `is_wanted`; else use kept results.
+
+    Takes up to two seconds of CPU for 512 KB, and waits up to five for answers: do not call it in
+    a transaction.
+    """
+    parsed = references.parse(text)
+    if not parsed.author_ids:
+        return PaperList(parsed)
+    entries: list[Reference] = []
+    problems: list[str] = []
+    can_look_up = False
+    results = authors.results(parsed.author_ids, visitor, is_wanted=is_wanted)
+    for author, line in parsed.author_ids.items():
+        found = results[author]
+        if isinstance(found, Problem):
+            site = SITES[author.site].title
+            problems.append(gettext(PROBLEMS[found], line=line, site=site, most=MOST_AUTHORS))
+            can_look_up = can_look_up or found is Problem.WAITING
+        else:
+            entries += found
+    together = references.merged([*parsed.entries, *entries])
+    most = references.MOST_ENTRIES
+    is_cut = parsed.is_cut or len(together) > most
+    parsed = replace(parsed, entries=together[:most], is_cut=is_cut)
+    return PaperList(parsed, tuple(problems), can_look_up)
+
+
+def read_papers(listed: PaperList, services: Services, recent: RecentPapers) -> OwnPapers:
+    """Return the papers of a pasted list that a request stores."""
     window = recent.get()
     with read_only(services.engine) as conn:
-        return _read(text, window, conn, signup.MOST_REQUESTED)[1]
+        return _read(listed, window, conn, signup.MOST_REQUESTED)
 
 
-def _read(text: str, window: RecentWindow, conn: Connection, most: int) -> tuple[Parsed, OwnPapers]:
-    """Return the papers of a pasted list. Takes up to two seconds for 512 KB."""
-    parsed = references.parse(text)
+def _read(listed: PaperList, window: RecentWindow, conn: Connection, most: int) -> OwnPapers:
     corpus, now = window.search_index.corpus, datetime.now(UTC)
-    return parsed, signup.read_papers(conn, parsed.entries, corpus, now, most=most)
+    return signup.read_papers(conn, listed.parsed.entries, corpus, now, most=most)
 
 
 def start(
-    text: str,
+    listed: PaperList,
     window: RecentWindow,
     conn: Connection,
     followed: Collection[str],
@@ -79,18 +139,20 @@ def start(
 
     `followed` are the canonical queries of the topics that need not be proposed.
     """
-    parsed, own = _read(text, window, conn, signup.MOST_REQUESTED if room is None else room)
+    own = _read(listed, window, conn, signup.MOST_REQUESTED if room is None else room)
+    parsed = listed.parsed
     shown = [(one.line, formatting.clean(one.text)) for one in parsed.unreadable]
     kept = own.requested if room is None else own.reactions
     return Start(
         counted=_counted(own),
-        notes=tuple(_notes(parsed, own, len(kept))),
+        notes=(*listed.problems, *_notes(parsed, own, len(kept))),
         unreadable=tuple(shown[:SHOWN_UNREADABLE]),
         more_unreadable=len(shown[SHOWN_UNREADABLE:]),
         topics=tuple(_topics(own, window, followed)),
         people=tuple(_people(own, window, followed)),
         more_of=tuple(formatting.clean(one.name) for one in signup.more_of(kept)),
         own=own,
+        can_look_up=listed.can_look_up,
     )
 
 

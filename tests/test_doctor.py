@@ -432,7 +432,6 @@ def test_clock_that_differs_from_the_site_is_reported(examine):
     assert "off the site" in found.detail
 
 
-@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_clock_of_a_worker_that_differs_is_reported():
     installation = Installation(settings.load(None), NOW)
     vars(installation).update(
@@ -445,6 +444,7 @@ def test_clock_of_a_worker_that_differs_is_reported():
     installation.services.engine.dispose()
 
 
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_clock_is_compared_with_the_database_on_postgresql(examine, database_url):
     found = examine(site.clock, site_url="http://127.0.0.1:1", database_url=database_url)["clock"]
 

@@ -361,7 +361,7 @@ class Services:
         self,
         *,
         once: bool = False,
-        until: datetime | None = None,
+        limit: timedelta | None = None,
         stop: Callable[[], bool] = lambda: False,
         clock: datetime | None = None,
     ) -> Tally:
@@ -374,7 +374,7 @@ class Services:
 
         self.settings.check_real_mail()
         restore.hold_if_restored(self.engine, clock or datetime.now(UTC))
-        return self.dispatcher(clock).drain(once=once, until=until, stop=stop)
+        return self.dispatcher(clock).drain(once=once, limit=limit, stop=stop)
 
     def dispatcher(self, clock: datetime | None = None) -> Dispatcher:
         """Build a dispatcher; once per process, exclude existing objects from garbage collection.

@@ -26,6 +26,7 @@ MESSAGE_ID_KEYS = frozenset({"message_id"})  # not redacted: needed to find the 
 
 NOISY = {  # minimum levels of loggers with an INFO that we count as DEBUG
     "alembic": logging.WARNING,
+    "celery.beat": logging.WARNING,
     "celery.app.trace": logging.WARNING,
     "celery.worker.strategy": logging.WARNING,
     "mail.log": logging.WARNING,

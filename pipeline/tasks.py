@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib import import_module
@@ -17,17 +18,18 @@ import structlog
 from celery import Celery
 from celery.schedules import crontab
 from celery.signals import setup_logging, worker_init, worker_shutting_down
+from celery.worker.control import inspect_command
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from pipeline import bootstrap, broker, logs, settings
+from pipeline import bootstrap, broker, logs, scheduler, settings
 from pipeline.bootstrap import Services
 from pipeline.sources import LIVE
 
 log = structlog.get_logger(__name__)
 
 QUEUES = ("ingest", "edition", "dispatch")
-DRAIN = timedelta(seconds=60)  # run time of one dispatch task; then it frees its worker process
+DRAIN = timedelta(seconds=60)  # longest run of one dispatch task; it ends when nothing is due
 DISPATCH_EVERY = 5.0  # seconds
 PUBLISH_EVERY = 60.0
 BOUNCES_EVERY = 600.0
@@ -47,6 +49,40 @@ def _configure(sender: Celery, **_: Any) -> None:
     sender.conf.update(celery_settings(settings.load()))
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that answers, or beat, which has no queues and reports no clock."""
+
+    name: str
+    queues: tuple[str, ...] = ()
+    skew: timedelta = timedelta()  # by which its clock is ahead of ours
+
+    @property
+    def is_beat(self) -> bool:
+        return self.name.startswith("celerybeat@")
+
+
+def workers(loaded: settings.Settings, patience: float) -> list[Worker]:
+    """Return the workers and beats that answer within `patience` seconds (waited twice).
+
+    Raises OperationalError if the broker does not answer.
+    """
+    with client(loaded) as asking, asking.connection_for_write() as connection:
+        try:
+            connection.connect()
+        except connection.connection_errors as error:
+            raise OperationalError(str(error)) from error
+        control, found = asking.control, []
+        began = datetime.now(UTC)
+        asked = {"connection": connection, "timeout": patience}
+        for reply in control.broadcast(paperboy_worker.__name__, reply=True, **asked) or ():
+            for name, answer in reply.items():
+                skew = datetime.fromisoformat(answer["time"]) - began
+                found.append(Worker(name, tuple(answer["queues"]), skew))
+        names = [name for reply in control.ping(**asked) or () for name in reply]
+        return found + [one for one in map(Worker, names) if one.is_beat]
+
+
 def client(loaded: settings.Settings) -> Celery:
     """Return a Celery app to send tasks by name to the workers of these settings."""
     sender = Celery("paperboy", set_as_current=False)
@@ -62,14 +98,13 @@ def wake_editions(loaded: settings.Settings) -> None:
     """
     try:
         with client(loaded) as sender:
-            sender.send_task("paperboy.publish", retry=False, expires=PUBLISH_EVERY)
+            scheduler.wake_up(sender, "paperboy.publish")
     except OperationalError as error:
         log.warning("wake_up.lost", task="paperboy.publish", error=str(error))
 
 
 def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
     """Return Celery's configuration; for the reasons see docs/decisions/celery-wakes-only.md."""
-    wake_up = {"expires": 60}  # an expired wake-up is followed by a newer one
     return {
         "broker_url": loaded.redis_url,
         "broker_transport": broker.TRANSPORT,
@@ -94,28 +129,22 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
         "task_routes": {
             "paperboy.ingest": {"queue": "ingest"},
             "paperboy.publish": {"queue": "edition"},
-            "paperboy.purge": {"queue": "edition"},
-            "paperboy.bounces": {"queue": "edition"},
+            "paperboy.purge": {"queue": "ingest"},
+            "paperboy.bounces": {"queue": "ingest"},
             "paperboy.dispatch": {"queue": "dispatch"},
         },
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "timezone": "UTC",
+        "beat_scheduler": scheduler.SCHEDULER,
+        "beat_enable_remote_control": True,  # for `celery inspect ping`, a health check
         "beat_schedule": {
-            "ingest": {"task": "paperboy.ingest", "schedule": INGEST_AT, "options": wake_up},
-            "publish": {"task": "paperboy.publish", "schedule": PUBLISH_EVERY, "options": wake_up},
-            "purge": {
-                "task": "paperboy.purge",
-                "schedule": PURGE_AT,
-                "options": {"expires": 6 * 3600},  # the next one follows a day later
-            },
-            "bounces": {"task": "paperboy.bounces", "schedule": BOUNCES_EVERY, "options": wake_up},
-            "dispatch": {
-                "task": "paperboy.dispatch",
-                "schedule": DISPATCH_EVERY,
-                "options": wake_up,
-            },
+            "ingest": {"task": "paperboy.ingest", "schedule": INGEST_AT},
+            "publish": {"task": "paperboy.publish", "schedule": PUBLISH_EVERY},
+            "purge": {"task": "paperboy.purge", "schedule": PURGE_AT},
+            "bounces": {"task": "paperboy.bounces", "schedule": BOUNCES_EVERY},
+            "dispatch": {"task": "paperboy.dispatch", "schedule": DISPATCH_EVERY},
         },
     }
 
@@ -143,7 +172,7 @@ def bounces() -> None:
 
 @app.task(name="paperboy.dispatch")
 def dispatch() -> None:
-    _services().dispatch(until=datetime.now(UTC) + DRAIN, stop=_is_stopping)
+    _services().dispatch(limit=DRAIN, stop=_is_stopping)
 
 
 def _services() -> Services:
@@ -175,6 +204,13 @@ def _import_parts(**_: Any) -> None:
 def _stop(**_: Any) -> None:
     """Set the shared stop flag, which running dispatch tasks poll."""
     _stopping[0] = 1
+
+
+@inspect_command()
+def paperboy_worker(state: Any) -> dict[str, Any]:
+    """Return the queues and the clock of a worker, for `paperboy doctor`."""
+    queues = state.consumer.task_consumer.queues
+    return {"queues": [queue.name for queue in queues], "time": datetime.now(UTC).isoformat()}
 
 
 def _is_stopping() -> bool:

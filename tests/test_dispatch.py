@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+import time_machine
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
@@ -27,7 +28,7 @@ from pipeline.domain import (
 )
 from pipeline.errors import RenderError
 from pipeline.smtp.session import SessionLimits
-from pipeline.storage import database, deliveries
+from pipeline.storage import database, deliveries, send_controls
 from pipeline.storage.database import open_engine
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.schema import DeliveryRow
@@ -117,11 +118,36 @@ def test_drain_waits_for_new_deliveries_until_stopped(engine, sink):
         assert run.result(timeout=10) == Tally(sent=1)
 
 
-def test_drain_ends_at_its_until_time(engine, sink):
+@pytest.mark.parametrize("skew", [timedelta(), timedelta(days=-2), timedelta(days=2)])
+def test_drain_with_a_limit_ends_when_nothing_is_due(engine, sink, skew):
+    """It must not hold the worker, whose other tasks wait; nor compare its clock with another."""
     add_delivery(engine)
+    add_delivery(engine, "later@example.org", not_before=NOW + timedelta(minutes=1))
+    began = time.monotonic()
 
-    assert make_dispatcher(engine, sink).drain(until=NOW) == Tally()
-    assert outbox.statuses(engine) == [Status.QUEUED]
+    with time_machine.travel(NOW + skew):
+        tally = make_dispatcher(engine, sink).drain(limit=timedelta(minutes=10))
+
+    assert tally == Tally(sent=1)
+    assert time.monotonic() - began < 60
+
+
+def test_drain_ends_at_its_limit(engine, sink):
+    for number in range(3):
+        add_delivery(engine, f"reader{number}@example.org")
+
+    assert make_dispatcher(engine, sink).drain(limit=timedelta()) == Tally()
+    assert outbox.statuses(engine) == [Status.QUEUED] * 3
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_drain_with_a_limit_ends_while_the_breaker_is_open(engine, sink):
+    """A task that fails each few seconds would fill the log; the opened breaker is logged once."""
+    add_delivery(engine)
+    with engine.begin() as conn:
+        send_controls.open_breaker(conn, "no", NOW, timedelta(minutes=1))
+
+    assert make_dispatcher(engine, sink).drain(limit=timedelta(minutes=1)) == Tally()
 
 
 # --- Refusals -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from pipeline.domain import SourceState
 from pipeline.storage import ingest_state, subscribers
 from pipeline.storage.database import read_only
 from pipeline.storage.ingest_state import SourceRecord
+from pipeline.tasks import Worker
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.support.certificates import make_authority
@@ -429,6 +430,18 @@ def test_clock_that_differs_from_the_site_is_reported(examine):
 
     assert found.ok is False
     assert "off the site" in found.detail
+
+
+def test_clock_of_a_worker_that_differs_is_reported():
+    installation = Installation(settings.load(None), NOW)
+    vars(installation).update(
+        way_out=None, workers=[Worker("a@host", ("edition",), timedelta(seconds=-65))]
+    )
+
+    [found] = site.clock(installation)
+
+    assert (found.ok, found.detail) == (False, "65 s off the worker a@host")
+    installation.services.engine.dispose()
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -132,10 +132,10 @@ def test_a_worker_that_does_not_stop_is_killed_with_its_children(environment, no
     assert "finished" not in _words(notes)
 
 
-def test_beat_sends_periodic_tasks_to_the_worker(environment, notes, tmp_path):
+def test_beat_sends_periodic_tasks_to_the_worker(environment, notes):
     with (
         processes.worker(environment, concurrency=1, app=APP),
-        processes.beat(environment, tmp_path, app=APP),
+        processes.beat(environment, app=APP),
     ):
         _wait(lambda: _words(notes)[:2] == ["tick", "tick"])
 

@@ -18,6 +18,9 @@ from sqlalchemy import Engine, update
 
 from pipeline import editions, ingest, settings, signup
 from pipeline.bootstrap import Services
+from pipeline.doctor import services as doctor_services
+from pipeline.doctor import site as doctor_site
+from pipeline.doctor.finding import Check, Finding, Installation
 from pipeline.domain import UNSENT, DeliveryKind, DeliveryStatus
 from pipeline.local import processes
 from pipeline.signup import Choices, parse_queries
@@ -85,7 +88,7 @@ def owed(engine: Engine) -> list[str]:
 def wake(environment: Mapping[str, str]) -> Iterator[Callable[[str], None]]:
     """Return a function that sends a wake-up by name, as beat does."""
     with client(settings.load(None, redis_url=environment["REDIS_URL"])) as sender:
-        yield lambda name: sender.send_task(f"paperboy.{name}", expires=60)
+        yield lambda name: sender.send_task(f"paperboy.{name}")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -215,12 +218,38 @@ def test_wake_editions_does_not_raise_if_the_broker_is_down():
 
 
 @on_sqlite
-def test_beat_wakes_the_workers(engine, broker, environment, sink, owed, tmp_path):
+def test_beat_wakes_the_workers(engine, broker, environment, sink, owed):
     """Queued deliveries are sent when only beat sends wake-ups."""
-    with processes.worker(environment, concurrency=1), processes.beat(environment, tmp_path):
+    with processes.worker(environment, concurrency=1), processes.beat(environment):
         until(lambda: sent(engine) == READERS)
 
     assert Counter(sink.recipients) == Counter(owed)
+
+
+@on_sqlite
+def test_doctor_names_queues_that_no_worker_reads_and_compares_clocks(engine, broker, environment):
+    loaded = settings.load(None, redis_url=environment["REDIS_URL"], site_url="http://127.0.0.1:1")
+
+    def findings(*checks: Check) -> dict[str, Finding]:
+        installation = Installation(loaded, datetime.now(UTC))
+        try:
+            return {one.check: one for check in checks for one in check(installation)}
+        finally:
+            installation.services.engine.dispose()
+
+    assert findings(doctor_services.running)["workers"].ok is None, "a trial without workers"
+    with processes.worker(environment, queues=("edition", "dispatch"), concurrency=1):
+        until(lambda: findings(doctor_services.running)["workers"].ok is False)
+        found = findings(doctor_services.running, doctor_site.clock)
+        assert found["workers"].detail == "no worker that answers reads: ingest"
+        assert found["beat"].ok is False
+        assert found["clock"].detail.startswith("agrees with the worker paperboy-")
+        with (
+            processes.worker(environment, queues=("ingest",), concurrency=1),
+            processes.beat(environment),
+        ):
+            until(lambda: findings(doctor_services.running)["beat"].ok is True)
+            until(lambda: findings(doctor_services.running)["workers"].ok is True)
 
 
 def envelope(**changes: object) -> bytes:

@@ -43,6 +43,7 @@ POLL: Final = 0.2  # seconds between checks of the stop flag
 IDLE: Final = 2.0  # seconds between polls of an empty outbox
 LEAST_SLEEP: Final = 0.02  # seconds; used when the next mail may be sent at any moment
 SOON: Final = timedelta(minutes=1)  # a `once` drain waits for mail due within this time
+NEXT_WAKE_UP: Final = timedelta(seconds=5)  # `tasks.DISPATCH_EVERY`
 TIDY_EVERY: Final = 30.0  # seconds between runs of `_tidy`
 OUTAGE: Final = 300.0  # seconds of database outage after which a drain ends
 OUTAGE_AT_THE_END: Final = 15.0  # the same, once a stop was requested
@@ -99,17 +100,20 @@ class Dispatcher:
         self,
         *,
         once: bool = False,
-        until: datetime | None = None,
+        limit: timedelta | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Tally:
-        """Send until `stop()` is true, `clock` reaches `until` or, if `once`, nothing is due.
+        """Send until `stop()` is true or, if `once`, nothing is due within a minute.
+
+        With a `limit`, end as soon as nothing is due, and after that time, which is measured by
+        this process alone: its clock may differ from that of the database.
 
         Return the tally. However the drain ends, the messages being sent are finished, their
         settlements are written and all other leases are given back. Raise DispatchStoppedError if
         no server is reachable or the server refuses us as a whole; any other error of a thread is
         raised as it is.
         """
-        return _Drain(self, once=once, until=until, stop=stop).run()
+        return _Drain(self, once=once, limit=limit, stop=stop).run()
 
 
 class _Drain:
@@ -120,12 +124,12 @@ class _Drain:
         plan: Dispatcher,
         *,
         once: bool,
-        until: datetime | None,
+        limit: timedelta | None,
         stop: Callable[[], bool],
     ) -> None:
         self._plan = plan
         self._once = once
-        self._until = until
+        self._ends_at = None if limit is None else time.monotonic() + limit.total_seconds()
         self._stop = stop
         self._lease = Lease(
             uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN, plan.server
@@ -169,7 +173,7 @@ class _Drain:
 
     def _claim_until_over(self) -> None:
         unsent: list[int] = []
-        while not self._is_over():
+        while not (self._is_over() or self._has_reached_limit()):
             self._hand_back_outdated(unsent)
             self._tidy()
             tokens = self._throttle.tokens()
@@ -177,26 +181,34 @@ class _Drain:
             self._claiming = False
             if claim.deliveries:
                 unsent = self._compose_all(claim.deliveries)
-            elif self._once and not self._should_wait(claim):
+            elif self._is_idle(claim):
                 return
             else:
                 self._sleep(claim)
+
+    def _has_reached_limit(self) -> bool:
+        return self._ends_at is not None and time.monotonic() >= self._ends_at
+
+    def _is_idle(self, claim: Claim) -> bool:
+        """Return whether the drain ends because this claim is empty.
+
+        One with a limit continues only if mail is due before the next wake-up.
+        """
+        if self._ends_at is not None:
+            return not claim.is_ours and (claim.wait is None or claim.wait > NEXT_WAKE_UP)
+        return self._once and not self._should_wait(claim)
 
     def _is_over(self) -> bool:
         return bool(self._pool.failure or self._committer.error or self._stop())
 
     def _claim(self, tokens: int, conn: Connection) -> Claim:
-        now = self._now(conn)
         if self._claiming:
             # The previous attempt may have been committed although its answer was lost. Without
             # this statement its deliveries would be renewed under our lease and never sent.
             # Messages that are ready are given back, too, and claimed and composed again.
             deliveries.give_back(conn, self._lease.token)
         self._claiming = True
-        if self._until and now >= self._until:
-            self._once = True  # claim nothing more; the drain ends
-            return Claim((), now)
-        return self._throttle.claim(conn, tokens, now)
+        return self._throttle.claim(conn, tokens, self._now(conn))
 
     def _compose_all(self, claimed: Sequence[Delivery]) -> list[int]:
         """Compose each claimed delivery and queue it for the sender threads.

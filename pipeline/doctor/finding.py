@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import requests
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
 from pipeline import bootstrap
@@ -25,6 +26,7 @@ from pipeline.smtp.session import SessionLimits
 from pipeline.storage import sqlite_file
 from pipeline.storage.database import read_only
 from pipeline.storage.keys import Keys
+from pipeline.tasks import Worker, workers
 
 PATIENCE: Final = 4.0  # seconds for each reply from another host
 
@@ -114,6 +116,14 @@ class Installation:
             return transport_of(self.settings, SessionLimits(opening=PATIENCE)).look()
         except TransportError as error:
             return str(error)
+
+    @cached_property
+    def workers(self) -> list[Worker] | None:
+        """Return the workers and beats that answer; None if Redis is not available."""
+        try:
+            return workers(self.settings, PATIENCE / 2)
+        except OperationalError:
+            return None
 
     @cached_property
     def way_out(self) -> requests.Response | None:

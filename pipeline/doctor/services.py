@@ -14,6 +14,7 @@ from redis.retry import Retry
 from pipeline.doctor.finding import PATIENCE, Check, Finding, Installation, bad, good, unknown
 from pipeline.storage import guard, send_controls
 from pipeline.storage.database import read_only
+from pipeline.tasks import QUEUES
 
 SOON: Final = timedelta(days=14)  # a certificate that expires within it should have been renewed
 WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SIZE"}
@@ -58,6 +59,30 @@ def _redis_settings(url: str) -> dict[str, Any]:
         return dict(client.info())
     finally:
         client.close()
+
+
+def running(installation: Installation) -> Iterator[Finding]:
+    """Check that a worker reads each queue, and that one beat wakes them."""
+    found = installation.workers
+    if found is None:
+        yield unknown("workers", "Redis is not available")
+        return
+    beats = sum(one.is_beat for one in found)
+    unread = [queue for queue in QUEUES if not any(queue in one.queues for one in found)]
+    if not found and not installation.settings.sends_real_mail:
+        yield unknown("workers", "none is running")
+        return
+    if unread:
+        advice = f"start: celery -A pipeline.tasks worker --queues {','.join(unread)}"
+        yield bad("workers", f"no worker that answers reads: {', '.join(unread)}", advice)
+    else:
+        yield good("workers", f"{len(found) - beats} running")
+    if not beats:
+        advice = "start: celery -A pipeline.tasks beat"
+        yield bad("beat", "none answers: nothing wakes the workers", advice)
+    else:
+        more = "one is sufficient" if beats > 1 else ""
+        yield good("beat", f"{beats} running", more)
 
 
 def smtp(installation: Installation) -> Iterator[Finding]:
@@ -158,4 +183,4 @@ def sending(installation: Installation) -> Iterator[Finding]:
         yield good("sending", "nothing is paused")
 
 
-CHECKS: tuple[Check, ...] = (redis, smtp, smtp_tls, smtp_extensions, sending)
+CHECKS: tuple[Check, ...] = (redis, running, smtp, smtp_tls, smtp_extensions, sending)

@@ -88,7 +88,7 @@ def clock(installation: Installation) -> Iterator[Finding]:
     """Compare our clock, which slots, links and signatures use, with the database and the site."""
     theirs = dict(_clocks(installation))
     if not theirs:
-        yield unknown("clock", "no reference clock is available (database server or site)")
+        yield unknown("clock", "no reference clock is available (database server, workers or site)")
         return
     wrong = {name: skew for name, skew in theirs.items() if abs(skew) > SKEW}
     if wrong:
@@ -105,6 +105,9 @@ def _clocks(installation: Installation) -> Iterator[tuple[str, timedelta]]:
     if engine.dialect.name != "sqlite" and not installation.database_trouble:
         with read_only(engine) as conn:
             yield "the database", server_now(conn) - datetime.now(UTC)
+    for worker in installation.workers or ():
+        if not worker.is_beat:
+            yield f"the worker {worker.name}", worker.skew
     date = installation.way_out.headers.get("Date") if installation.way_out is not None else None
     if date is None:
         return

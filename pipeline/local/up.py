@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from uvicorn import Server
 
@@ -38,8 +37,7 @@ def run(port: int) -> None:
     """
     with (
         web.listen(HOST, port) as socket,
-        TemporaryDirectory(prefix="paperboy-") as folder,
-        _services(Path(folder), socket.getsockname()[1]) as branding,
+        _services(socket.getsockname()[1]) as branding,
     ):
         settings.log_suspicions()
         keys.log_origin(branding.services.settings, branding.services.keys)
@@ -62,7 +60,7 @@ class LocalServices:
 
 
 @contextmanager
-def _services(folder: Path, port: int) -> Iterator[LocalServices]:
+def _services(port: int) -> Iterator[LocalServices]:
     """Start the services that the settings do not name; stop them in reverse order.
 
     Upgrades the database. Raises SettingsError if the built-in mailbox would be public, or if the
@@ -94,18 +92,18 @@ def _services(folder: Path, port: int) -> Iterator[LocalServices]:
         # Celery warns if root runs it; that is the operator's decision.
         ours["pythonwarnings"] = "ignore::UserWarning"
         environment = settings.child_environment(**{k.upper(): v for k, v in ours.items()})
-        children = stack.enter_context(_workers(environment, folder))
+        children = stack.enter_context(_workers(environment))
         yield LocalServices(services, box, children)
 
 
 @contextmanager
-def _workers(environment: dict[str, str], folder: Path) -> Iterator[tuple[Child, ...]]:
-    # Dispatch occupies its process for up to a minute, and ingest for as long. Two workers keep the
+def _workers(environment: dict[str, str]) -> Iterator[tuple[Child, ...]]:
+    # Dispatch occupies its process for up to a minute, and ingest for longer. Two workers keep the
     # first digest after a confirmation from waiting for either.
     with (
         processes.worker(environment, queues=("ingest", "edition"), concurrency=2) as compiling,
         processes.worker(environment, queues=("dispatch",), concurrency=1) as sending,
-        processes.beat(environment, folder) as ticking,
+        processes.beat(environment) as ticking,
     ):
         try:
             yield compiling, sending, ticking

@@ -168,16 +168,14 @@ class _Workers:
         self._stage = stage
         self._environment = {**stage.environment, "CHAOS_WORKER": "1"}
         self._stack = ExitStack()
-        self._beats: list[tuple[Child, Path]] = []
+        self._beats: list[Child] = []
         self._woken_at = 0.0
         self._child: Child | None = None
 
     def __enter__(self) -> _Workers:
         self._start()
-        for number in range(2):
-            folder = self._stage.folder / f"beat{number}"
-            folder.mkdir()
-            self._start_beat(folder)
+        for _ in range(2):
+            self._start_beat()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,14 +188,13 @@ class _Workers:
         command = processes._celery("tests.chaos.victims", "worker", *options)
         self._child = Child(command, environment=self._environment, silent=True)
 
-    def _start_beat(self, folder: Path) -> None:
-        beat = self._stack.enter_context(processes.beat(self._stage.environment, folder))
-        self._beats.append((beat, folder))
+    def _start_beat(self) -> None:
+        beat = self._stack.enter_context(processes.beat(self._stage.environment))
+        self._beats.append(beat)
 
     def restart_a_beat(self) -> None:
-        beat, folder = self._beats.pop(0)
-        beat.kill()
-        self._start_beat(folder)
+        self._beats.pop(0).kill()
+        self._start_beat()
 
     def restart(self) -> None:
         if self._child:

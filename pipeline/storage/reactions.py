@@ -71,7 +71,7 @@ class StoredProfile:
 
     terms: bytes = field(default=b"", repr=False)  # see matching.profile.Profile
     authors: Mapping[str, str] = field(default_factory=dict)  # key -> name
-    liked: tuple[tuple[str, tuple[int, ...]], ...] = ()  # newest: title, places of heavy terms
+    liked: Sequence[tuple[str, Sequence[int]]] = ()  # newest: title, places of heavy terms
     likes: int = 0  # papers that the reader liked, or brought
     is_on: bool = True  # whether it changes digests
     outside: bool = True  # whether digests may contain papers outside the topics
@@ -193,8 +193,21 @@ def delete_all(conn: Connection, subscriber_id: int) -> None:
 
 def profile_of(conn: Connection, subscriber_id: int) -> StoredProfile:
     """Return the profile of a reader; an empty one that is on if nothing was learned yet."""
-    found = _profiles(conn, [subscriber_id])
-    return found.get(subscriber_id, StoredProfile())
+    row = conn.execute(
+        select(*ProfileRow.__table__.c).where(ProfileRow.subscriber_id == subscriber_id)
+    ).one_or_none()
+    if row is None:
+        return StoredProfile()
+    return StoredProfile(
+        terms=row.terms,
+        authors=row.authors,
+        liked=row.liked,
+        likes=row.likes,
+        is_on=row.is_on,
+        outside=row.outside,
+        removed=tuple(row.removed),
+        saved_weekly=row.saved_weekly,
+    )
 
 
 def is_any_profile(conn: Connection) -> bool:
@@ -203,9 +216,25 @@ def is_any_profile(conn: Connection) -> bool:
 
 
 def profiles_in_use(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
-    """Return the profiles that change digests, by subscriber id."""
-    found = _profiles(conn, subscriber_ids)
-    return {id_: one for id_, one in found.items() if one.is_on and one.terms}
+    """Return the profiles that change digests, by subscriber id; without `removed`."""
+    needed = (
+        ProfileRow.subscriber_id,
+        ProfileRow.terms,
+        ProfileRow.authors,
+        ProfileRow.liked,
+        ProfileRow.likes,
+        ProfileRow.outside,
+    )
+    found = {}
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        rows = conn.execute(
+            select(*needed).where(
+                ProfileRow.subscriber_id.in_(chunk), ProfileRow.is_on, ProfileRow.terms != b""
+            )
+        )
+        for id_, terms, authors, liked, likes, outside in rows:
+            found[id_] = StoredProfile(terms, authors, liked, likes, outside=outside)
+    return found
 
 
 def put_profile(
@@ -351,25 +380,6 @@ def _combined(newer: Reaction, older: Reaction) -> Reaction:
 def _about(key: str, paper_id: int | None) -> Any:
     is_key = ReactionRow.paper_key == key
     return is_key if paper_id is None else or_(is_key, ReactionRow.paper_id == paper_id)
-
-
-def _profiles(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
-    found = {}
-    for chunk in in_chunks(subscriber_ids, CHUNK):
-        for row in conn.execute(
-            select(*ProfileRow.__table__.c).where(ProfileRow.subscriber_id.in_(chunk))
-        ):
-            found[row.subscriber_id] = StoredProfile(
-                terms=row.terms,
-                authors=row.authors,
-                liked=tuple((title, tuple(places)) for title, places in row.liked),
-                likes=row.likes,
-                is_on=row.is_on,
-                outside=row.outside,
-                removed=tuple(row.removed),
-                saved_weekly=row.saved_weekly,
-            )
-    return found
 
 
 def _row(subscriber_id: int, reaction: Reaction) -> dict[str, Any]:

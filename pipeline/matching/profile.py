@@ -145,13 +145,14 @@ class TermTable:
 
     def __init__(self, papers: Mapping[int, Terms] | None = None) -> None:
         self._row: dict[int, int] = {}
-        self._column = np.zeros(SPACE, dtype=np.intp)  # of a place; 0 if no paper has it
+        self._column = np.zeros(SPACE, dtype=np.uint32)  # of a place; 0 if no paper has it
         self._place = np.zeros(SPACE + 1, dtype=np.uint32)  # of a column
         self._width = 1
         self._columns = np.zeros((256, OF_PAPER), dtype=np.intp)
         self._weights = np.zeros((256, OF_PAPER), dtype=np.float32)
         self._common = np.zeros(256, dtype=np.float32)
         self._dense = np.zeros(SPACE + 1, dtype=np.float32)  # the profile that was compared last
+        self._filled_columns: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
         self._profile: Profile | None = None
         self.add(papers or {})
 
@@ -172,13 +173,12 @@ class TermTable:
             self._weights[row, :size] = terms.weights
             self._common[row] = terms.common
 
-    def _columns_of(self, places: Places) -> Rows:
+    def _columns_of(self, places: Places) -> npt.NDArray[np.uint32]:
         new = np.unique(places[self._column[places] == 0])
         columns = np.arange(self._width, self._width + new.size)
         self._column[new], self._place[columns] = columns, new
         self._width += new.size
-        found: Rows = self._column[places]
-        return found
+        return self._column[places]
 
     def rows(self, papers: Sequence[int]) -> Rows:
         """Return the rows of papers, for `likeness`; row 0, without terms, for unknown ones."""
@@ -212,15 +212,15 @@ class TermTable:
         """Return the profile with all columns; terms that no paper has are left out."""
         if profile is not self._profile:
             self._clear()
-            self._dense[self._column[profile.places]] = profile.weights
+            self._filled_columns = self._column[profile.places]
+            self._dense[self._filled_columns] = profile.weights
             self._dense[0] = 0.0
             self._profile = profile
         return self._dense
 
     def _clear(self) -> None:
-        if self._profile is not None:
-            self._dense[self._column[self._profile.places]] = 0.0
-            self._profile = None
+        self._dense[self._filled_columns] = 0.0
+        self._profile = None
 
     def terms(self, paper: int) -> Terms:
         row = self._row[paper]
@@ -300,19 +300,19 @@ def learn(
     `shown` are papers that the reader saw beside the liked ones. Only the ages of the opinions in
     relation to each other count, so a stored profile stays valid.
     """
-    vector = np.zeros(SPACE, dtype=np.float32)
     liked = [one for one in opinions if one.likes]
     disliked = [one for one in opinions if not one.likes]
     newest = max((one.day for one in opinions), default=0.0)
+    parts: list[tuple[Terms, float]] = []
     for some, sign in ((liked, 1.0), (disliked, -CONTRAST)):
         ages = [0.5 ** ((newest - one.day) / HALF_LIFE) for one in some]
-        for one, weight in zip(some, ages, strict=True):
-            vector[one.terms.places] += np.float32(sign * weight / sum(ages)) * one.terms.weights
+        total = sum(ages)
+        parts += [(one.terms, sign * age / total) for one, age in zip(some, ages, strict=True)]
     trust = len(shown) / (len(shown) + SHOWN)
-    for other in shown:
-        vector[other.places] -= np.float32(CONTRAST * trust / len(shown)) * other.weights
+    parts += [(other, -CONTRAST * trust / len(shown)) for other in shown]
+    vector = _sum(parts)
     vector[[place(term) for term in removed]] = 0.0
-    places = np.flatnonzero(vector != 0)
+    places = np.flatnonzero(vector != 0)  # of booleans, which is ten times faster
     if places.size > OF_PROFILE:
         places = places[np.argpartition(-np.abs(vector[places]), OF_PROFILE)[:OF_PROFILE]]
     authors = {
@@ -324,6 +324,16 @@ def learn(
     }
     common = COMMON * (1 - trust) if liked else 0.0
     return Profile(places.astype(np.uint32), vector[places], common, authors)
+
+
+def _sum(parts: Sequence[tuple[Terms, float]]) -> Vector:
+    """Return the sum of terms times factors, as a vector with all places."""
+    if not parts:
+        return np.zeros(SPACE, dtype=np.float32)
+    factors = np.repeat([factor for _, factor in parts], [one.places.size for one, _ in parts])
+    weights = factors * np.concatenate([one.weights for one, _ in parts])
+    places = np.concatenate([one.places for one, _ in parts])
+    return np.bincount(places, weights, SPACE).astype(np.float32)
 
 
 def with_author(likeness: float) -> float:

@@ -10,14 +10,16 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     Select,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -31,6 +33,7 @@ from pipeline.domain import DeliveryStatus, Liking, SubscriberStatus
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import (
     DeliveryRow,
+    Id,
     PaperVersionRow,
     PickRow,
     ProfileRow,
@@ -251,11 +254,11 @@ def put_profile(
         "liked": [[title, list(places)] for title, places in profile.liked],
         "changed_at": now,
     }
-    conn.execute(
-        upsert(conn, ProfileRow)
-        .values(subscriber_id=subscriber_id, **values)
-        .on_conflict_do_update(index_elements=[ProfileRow.subscriber_id], set_=values)
+    new = upsert(conn, ProfileRow)
+    put = new.on_conflict_do_update(
+        index_elements=["subscriber_id"], set_={name: new.excluded[name] for name in values}
     )
+    conn.execute(put, {"subscriber_id": subscriber_id, **values})
 
 
 def feed_secret_of(conn: Connection, subscriber_id: int) -> str | None:
@@ -300,19 +303,26 @@ def shown_beside(
     """
     if not liked:
         return []
+    values = {"reader": subscriber_id, "liked": list(liked), "most": most}
+    return [terms for terms in conn.scalars(_shown_beside(), values) if terms is not None]
+
+
+@cache  # to build it takes longer than to execute it
+def _shown_beside() -> Select[bytes | None]:
+    reader = bindparam("reader", type_=Id)
     mine = (
         select(PickRow.delivery_id)
         .join(DeliveryRow, DeliveryRow.id == PickRow.delivery_id)
         .where(
-            DeliveryRow.subscriber_id == subscriber_id,
+            DeliveryRow.subscriber_id == reader,
             DeliveryRow.status == DeliveryStatus.SENT,
-            PickRow.paper_id.in_(liked),
+            PickRow.paper_id.in_(bindparam("liked", expanding=True)),
         )
     )
     reacted = select(ReactionRow.paper_id).where(
-        ReactionRow.subscriber_id == subscriber_id, ReactionRow.paper_id.is_not(None)
+        ReactionRow.subscriber_id == reader, ReactionRow.paper_id.is_not(None)
     )
-    rows = conn.scalars(
+    return (
         select(PaperVersionRow.terms)
         .select_from(PickRow)
         .join(
@@ -326,9 +336,8 @@ def shown_beside(
             PaperVersionRow.terms.is_not(None),
         )
         .order_by(PickRow.delivery_id.desc(), PickRow.position)
-        .limit(most)
+        .limit(bindparam("most", type_=Integer))
     )
-    return [terms for terms in rows if terms is not None]
 
 
 def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:

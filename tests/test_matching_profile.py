@@ -189,21 +189,26 @@ def sparse(draw):
     )
 
 
-@given(
-    st.lists(st.tuples(st.lists(sparse(), max_size=3), st.lists(sparse(), max_size=3)), max_size=3)
-)
-def test_a_table_finds_the_likeness_of_the_definition_also_while_it_grows(steps):
-    table, papers, profiles = TermTable(), {}, []
-    for new, more in steps:
-        added = {len(papers) + n: Terms(*one) for n, one in enumerate(new)}
-        table.add(added)
-        papers |= added
-        profiles += [Profile(*one, {}) for one in more]
-        for profile in reversed(profiles):  # the last one was compared before papers were added
-            found = table.likeness(profile, table.rows(list(papers)))
-            wanted = [plain_likeness(profile, one) for one in papers.values()]
-            assert found.tolist() == pytest.approx(wanted, abs=1e-5)
-        profiles.reverse()
+@given(st.lists(sparse(), max_size=4), st.lists(sparse(), max_size=4))
+def test_a_table_finds_the_likeness_of_the_definition(some, readers):
+    papers = [Terms(*one) for one in some]
+    table = TermTable(dict(enumerate(papers)))
+
+    for profile in [Profile(*one, {}) for one in readers]:
+        found = table.likeness(profile, table.rows(range(len(papers))))
+
+        wanted = [plain_likeness(profile, one) for one in papers]
+        assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_table_compares_the_same_profile_with_papers_added_later():
+    moss, tea = terms("Moss walls", "Tea leaves")
+    table, profile = TermTable({1: tea}), learn([liked(moss), liked(tea)])
+    table.likeness(profile, table.rows([1]))
+
+    table.add({2: moss})
+
+    assert table.likeness(profile, table.rows([2]))[0] > 0.1
 
 
 def test_a_table_returns_the_terms_of_a_paper_in_any_column():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.profile import (
     MOST_AUTHORS,
+    MOST_LIKENESS,
     OF_PAPER,
     OF_PROFILE,
     SPACE,
@@ -166,6 +168,58 @@ def test_a_table_grows_and_knows_nothing_of_other_papers():
     assert found[0] > 0
     assert found[1] == 0
     assert 600 not in table
+
+
+def plain_likeness(profile, one):
+    """Return the likeness by its definition."""
+    weights = dict(zip(profile.places.tolist(), profile.weights.tolist(), strict=True))
+    shared = zip(one.places.tolist(), one.weights.tolist(), strict=True)
+    found = sum(weights.get(place, 0.0) * weight for place, weight in shared)
+    return MOST_LIKENESS * math.tanh((found - profile.common * one.common) / MOST_LIKENESS)
+
+
+@st.composite
+def sparse(draw):
+    places = draw(st.lists(st.sampled_from([0, 1, 2, 3, SPACE - 1]), unique=True))
+    weights = draw(st.lists(st.floats(-1, 1, width=32), min_size=len(places), max_size=5))
+    return (
+        np.array(places, np.uint32),
+        np.array(weights[: len(places)], np.float32),
+        draw(st.floats(0, 1)),
+    )
+
+
+@given(st.lists(sparse(), max_size=4), st.lists(sparse(), max_size=4))
+def test_a_table_finds_the_likeness_of_the_definition(some, readers):
+    papers = [Terms(*one) for one in some]
+    table = TermTable(dict(enumerate(papers)))
+
+    for profile in [Profile(*one, {}) for one in readers]:
+        found = table.likeness(profile, table.rows(range(len(papers))))
+
+        wanted = [plain_likeness(profile, one) for one in papers]
+        assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_table_compares_the_same_profile_with_papers_added_later():
+    moss, tea = terms("Moss walls", "Tea leaves")
+    table, profile = TermTable({1: tea}), learn([liked(moss), liked(tea)])
+    table.likeness(profile, table.rows([1]))
+
+    table.add({2: moss})
+
+    assert table.likeness(profile, table.rows([2]))[0] > 0.1
+
+
+def test_a_table_returns_the_terms_of_a_paper_in_any_column():
+    moss, tea = terms("Moss walls", "Tea walls")
+    table = TermTable({1: moss, 2: tea})
+
+    found = table.terms(2)
+
+    heavy = found.weights > 0
+    assert found.places[heavy].tolist() == tea.places.tolist()
+    assert found.common == pytest.approx(tea.common)
 
 
 def test_telling_terms_are_as_the_paper_writes_them():

@@ -146,7 +146,7 @@ class Candidates:
         if liking and (left := most - len(selection.picks)) > 0:
             broader = self._broader(draft, followed, unseen, seen, liking, left)
             added = {one.paper for topic in broader for one in topic.candidates}
-            selection = pick([*unseen, *broader], most)
+            selection = pick([*unseen, *broader], most) if added else selection
         picks = [
             self._pick(draft, picked, is_explained=picked.rose or picked.paper in added)
             for picked in selection.picks

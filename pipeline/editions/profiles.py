@@ -94,8 +94,8 @@ class Profiles:
 
         Only those of batches after `after_batch`, without `known`.
         """
-        is_known = np.isin(self._pool, np.array(list(known), np.int64))
-        is_new = (self._pool_batches > after_batch) & ~is_known
+        is_new = self._pool_batches > after_batch
+        is_new[[self._pool_place[id_] for id_ in self._pool_place.keys() & known]] = False
         nearest = self._table.nearest(reader.profile, self._pool_terms, is_new, NEAREST)
         ids = set(self._pool[nearest].tolist())
         signed = {

@@ -124,28 +124,36 @@ class Profile:
 class Pool(NamedTuple):
     """Terms of some papers, one row each."""
 
-    places: npt.NDArray[np.uint32]
+    columns: Rows
     weights: Vector
     common: Vector
 
-    def likeness(self, dense: Vector) -> Vector:
-        sums: Vector = np.einsum("ij,ij->i", dense[self.places], self.weights)
-        return sums
+    def likeness(self, dense: Vector, common: float) -> Vector:
+        # Columns are in range; to "clip" them is faster than to raise an error if not.
+        found = np.einsum("ij,ij->i", dense.take(self.columns, mode="clip"), self.weights)
+        likeness: Vector = found - np.float32(common) * self.common
+        return likeness
 
 
 class TermTable:
     """The terms of many papers, to compare them with profiles. Not thread-safe.
 
-    A paper takes 1.6 KB; a profile is compared with 1,000 papers in about a millisecond.
+    The places of these papers have the columns 1, 2, ... of a shorter vector, which stays in the
+    cache of the processor. A paper takes 2.4 KB; a profile is compared with 150 papers in about a
+    tenth of a millisecond.
     """
 
     def __init__(self, papers: Mapping[int, Terms] | None = None) -> None:
         self._row: dict[int, int] = {}
-        self._places = np.zeros((256, OF_PAPER), dtype=np.uint32)
+        self._column = np.zeros(SPACE, dtype=np.uint32)  # of a place; 0 if no paper has it
+        self._place = np.zeros(SPACE + 1, dtype=np.uint32)  # of a column
+        self._width = 1
+        self._columns = np.zeros((256, OF_PAPER), dtype=np.intp)
         self._weights = np.zeros((256, OF_PAPER), dtype=np.float32)
         self._common = np.zeros(256, dtype=np.float32)
-        self._dense = np.zeros(SPACE, dtype=np.float32)  # the profile that was compared last
-        self._profile = Profile(np.empty(0, np.uint32), np.empty(0, np.float32), 0.0, {})
+        self._dense = np.zeros(SPACE + 1, dtype=np.float32)  # the profile that was compared last
+        self._filled_columns: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
+        self._profile: Profile | None = None
         self.add(papers or {})
 
     def __contains__(self, paper: int) -> bool:
@@ -154,14 +162,23 @@ class TermTable:
     def add(self, papers: Mapping[int, Terms]) -> None:
         """Add papers by id, which are not in the table yet."""
         while len(self._row) + len(papers) >= len(self._common):
-            self._places = np.concatenate((self._places, np.zeros_like(self._places)))
+            self._columns = np.concatenate((self._columns, np.zeros_like(self._columns)))
             self._weights = np.concatenate((self._weights, np.zeros_like(self._weights)))
             self._common = np.concatenate((self._common, np.zeros_like(self._common)))
+        self._clear()  # it lacks the columns to come
         for id_, terms in papers.items():
             row = self._row[id_] = 1 + len(self._row)
-            size = terms.places.size  # the other terms of the row have weight 0
-            self._places[row, :size], self._weights[row, :size] = terms.places, terms.weights
+            size = terms.places.size  # the other terms of the row have column 0 and weight 0
+            self._columns[row, :size] = self._columns_of(terms.places)
+            self._weights[row, :size] = terms.weights
             self._common[row] = terms.common
+
+    def _columns_of(self, places: Places) -> npt.NDArray[np.uint32]:
+        new = np.unique(places[self._column[places] == 0])
+        columns = np.arange(self._width, self._width + new.size)
+        self._column[new], self._place[columns] = columns, new
+        self._width += new.size
+        return self._column[places]
 
     def rows(self, papers: Sequence[int]) -> Rows:
         """Return the rows of papers, for `likeness`; row 0, without terms, for unknown ones."""
@@ -169,16 +186,15 @@ class TermTable:
 
     def likeness(self, profile: Profile, rows: Rows) -> Vector:
         """Return how similar papers are to the liked ones, -0.2 to 0.2; 0 if not known."""
-        some = Pool(self._places[rows], self._weights[rows], self._common[rows])
-        found = some.likeness(self._filled(profile)) - np.float32(profile.common) * some.common
+        found = self.pool(rows, OF_PAPER).likeness(self._filled(profile), profile.common)
         limit = np.float32(MOST_LIKENESS)
         return np.asarray(limit * np.tanh(found / limit), dtype=np.float32)
 
-    def pool(self, rows: Rows) -> Pool:
+    def pool(self, rows: Rows, most: int = ROUGHLY) -> Pool:
         """Return a few terms of each paper, to find the nearest among thousands."""
         return Pool(
-            self._places[rows, :ROUGHLY].copy(),
-            self._weights[rows, :ROUGHLY].copy(),
+            self._columns[:, :most].take(rows, axis=0),
+            self._weights[:, :most].take(rows, axis=0),
             self._common[rows],
         )
 
@@ -186,23 +202,30 @@ class TermTable:
         self, profile: Profile, pool: Pool, among: npt.NDArray[np.bool_], most: int
     ) -> Rows:
         """Return the positions in a pool of about the most similar papers `among` those chosen."""
-        likeness = pool.likeness(self._filled(profile)) - np.float32(profile.common) * pool.common
+        likeness = pool.likeness(self._filled(profile), profile.common)
         places = np.flatnonzero(among)
         if places.size <= most:
             return places
         return places[np.argpartition(-likeness[places], most)[:most]]
 
     def _filled(self, profile: Profile) -> Vector:
-        """Return the profile with all places of the vector."""
+        """Return the profile with all columns; terms that no paper has are left out."""
         if profile is not self._profile:
-            self._dense[self._profile.places] = 0.0
-            self._dense[profile.places] = profile.weights
+            self._clear()
+            self._filled_columns = self._column[profile.places]
+            self._dense[self._filled_columns] = profile.weights
+            self._dense[0] = 0.0
             self._profile = profile
         return self._dense
 
+    def _clear(self) -> None:
+        self._dense[self._filled_columns] = 0.0
+        self._profile = None
+
     def terms(self, paper: int) -> Terms:
         row = self._row[paper]
-        return Terms(self._places[row], self._weights[row], float(self._common[row]))
+        places = self._place[self._columns[row]]
+        return Terms(places, self._weights[row], float(self._common[row]))
 
 
 def terms_of(paper: Readable, corpus: CorpusStatistics) -> Terms:
@@ -277,19 +300,19 @@ def learn(
     `shown` are papers that the reader saw beside the liked ones. Only the ages of the opinions in
     relation to each other count, so a stored profile stays valid.
     """
-    vector = np.zeros(SPACE, dtype=np.float32)
     liked = [one for one in opinions if one.likes]
     disliked = [one for one in opinions if not one.likes]
     newest = max((one.day for one in opinions), default=0.0)
+    parts: list[tuple[Terms, float]] = []
     for some, sign in ((liked, 1.0), (disliked, -CONTRAST)):
         ages = [0.5 ** ((newest - one.day) / HALF_LIFE) for one in some]
-        for one, weight in zip(some, ages, strict=True):
-            vector[one.terms.places] += np.float32(sign * weight / sum(ages)) * one.terms.weights
+        total = sum(ages)
+        parts += [(one.terms, sign * age / total) for one, age in zip(some, ages, strict=True)]
     trust = len(shown) / (len(shown) + SHOWN)
-    for other in shown:
-        vector[other.places] -= np.float32(CONTRAST * trust / len(shown)) * other.weights
+    parts += [(other, -CONTRAST * trust / len(shown)) for other in shown]
+    vector = _sum(parts)
     vector[[place(term) for term in removed]] = 0.0
-    places = np.flatnonzero(vector != 0)
+    places = np.flatnonzero(vector != 0)  # of booleans, which is ten times faster
     if places.size > OF_PROFILE:
         places = places[np.argpartition(-np.abs(vector[places]), OF_PROFILE)[:OF_PROFILE]]
     authors = {
@@ -301,6 +324,16 @@ def learn(
     }
     common = COMMON * (1 - trust) if liked else 0.0
     return Profile(places.astype(np.uint32), vector[places], common, authors)
+
+
+def _sum(parts: Sequence[tuple[Terms, float]]) -> Vector:
+    """Return the sum of terms times factors, as a vector with all places."""
+    if not parts:
+        return np.zeros(SPACE, dtype=np.float32)
+    factors = np.repeat([factor for _, factor in parts], [one.places.size for one, _ in parts])
+    weights = factors * np.concatenate([one.weights for one, _ in parts])
+    places = np.concatenate([one.places for one, _ in parts])
+    return np.bincount(places, weights, SPACE).astype(np.float32)
 
 
 def with_author(likeness: float) -> float:

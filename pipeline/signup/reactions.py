@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 
 from sqlalchemy import Connection, Engine
 
@@ -270,9 +271,8 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
             authors=learned.authors,
             liked=tuple(
                 (one.title, tuple(profile.place(stems) for stems, _ in one.telling))
-                for one in latest
-                if one.liking is Liking.MORE
-            )[:EXAMPLES],
+                for one in islice((one for one in latest if one.liking is Liking.MORE), EXAMPLES)
+            ),
             likes=sum(one.likes for one in opinions),
         ),
         now,
@@ -281,6 +281,8 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
 
 def _sharing_words(removed: Sequence[str], latest: Sequence[Reaction]) -> set[str]:
     """Return removed terms and authors, and the terms of papers that share a word with them."""
+    if not removed:
+        return set()
     words = {word for term in removed for word in term.split()}
     terms = {stems for one in latest for stems, _ in one.telling if words & set(stems.split())}
     return words | terms | set(removed)

@@ -10,14 +10,16 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     Select,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -31,6 +33,7 @@ from pipeline.domain import DeliveryStatus, Liking, SubscriberStatus
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import (
     DeliveryRow,
+    Id,
     PaperVersionRow,
     PickRow,
     ProfileRow,
@@ -71,7 +74,7 @@ class StoredProfile:
 
     terms: bytes = field(default=b"", repr=False)  # see matching.profile.Profile
     authors: Mapping[str, str] = field(default_factory=dict)  # key -> name
-    liked: tuple[tuple[str, tuple[int, ...]], ...] = ()  # newest: title, places of heavy terms
+    liked: Sequence[tuple[str, Sequence[int]]] = ()  # newest: title, places of heavy terms
     likes: int = 0  # papers that the reader liked, or brought
     is_on: bool = True  # whether it changes digests
     outside: bool = True  # whether digests may contain papers outside the topics
@@ -193,8 +196,21 @@ def delete_all(conn: Connection, subscriber_id: int) -> None:
 
 def profile_of(conn: Connection, subscriber_id: int) -> StoredProfile:
     """Return the profile of a reader; an empty one that is on if nothing was learned yet."""
-    found = _profiles(conn, [subscriber_id])
-    return found.get(subscriber_id, StoredProfile())
+    row = conn.execute(
+        select(*ProfileRow.__table__.c).where(ProfileRow.subscriber_id == subscriber_id)
+    ).one_or_none()
+    if row is None:
+        return StoredProfile()
+    return StoredProfile(
+        terms=row.terms,
+        authors=row.authors,
+        liked=row.liked,
+        likes=row.likes,
+        is_on=row.is_on,
+        outside=row.outside,
+        removed=tuple(row.removed),
+        saved_weekly=row.saved_weekly,
+    )
 
 
 def is_any_profile(conn: Connection) -> bool:
@@ -203,9 +219,25 @@ def is_any_profile(conn: Connection) -> bool:
 
 
 def profiles_in_use(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
-    """Return the profiles that change digests, by subscriber id."""
-    found = _profiles(conn, subscriber_ids)
-    return {id_: one for id_, one in found.items() if one.is_on and one.terms}
+    """Return the profiles that change digests, by subscriber id; without `removed`."""
+    needed = (
+        ProfileRow.subscriber_id,
+        ProfileRow.terms,
+        ProfileRow.authors,
+        ProfileRow.liked,
+        ProfileRow.likes,
+        ProfileRow.outside,
+    )
+    found = {}
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        rows = conn.execute(
+            select(*needed).where(
+                ProfileRow.subscriber_id.in_(chunk), ProfileRow.is_on, ProfileRow.terms != b""
+            )
+        )
+        for id_, terms, authors, liked, likes, outside in rows:
+            found[id_] = StoredProfile(terms, authors, liked, likes, outside=outside)
+    return found
 
 
 def put_profile(
@@ -222,11 +254,11 @@ def put_profile(
         "liked": [[title, list(places)] for title, places in profile.liked],
         "changed_at": now,
     }
-    conn.execute(
-        upsert(conn, ProfileRow)
-        .values(subscriber_id=subscriber_id, **values)
-        .on_conflict_do_update(index_elements=[ProfileRow.subscriber_id], set_=values)
+    new = upsert(conn, ProfileRow)
+    put = new.on_conflict_do_update(
+        index_elements=["subscriber_id"], set_={name: new.excluded[name] for name in values}
     )
+    conn.execute(put, {"subscriber_id": subscriber_id, **values})
 
 
 def feed_secret_of(conn: Connection, subscriber_id: int) -> str | None:
@@ -271,19 +303,26 @@ def shown_beside(
     """
     if not liked:
         return []
+    values = {"reader": subscriber_id, "liked": list(liked), "most": most}
+    return [terms for terms in conn.scalars(_shown_beside(), values) if terms is not None]
+
+
+@cache  # to build it takes longer than to execute it
+def _shown_beside() -> Select[bytes | None]:
+    reader = bindparam("reader", type_=Id)
     mine = (
         select(PickRow.delivery_id)
         .join(DeliveryRow, DeliveryRow.id == PickRow.delivery_id)
         .where(
-            DeliveryRow.subscriber_id == subscriber_id,
+            DeliveryRow.subscriber_id == reader,
             DeliveryRow.status == DeliveryStatus.SENT,
-            PickRow.paper_id.in_(liked),
+            PickRow.paper_id.in_(bindparam("liked", expanding=True)),
         )
     )
     reacted = select(ReactionRow.paper_id).where(
-        ReactionRow.subscriber_id == subscriber_id, ReactionRow.paper_id.is_not(None)
+        ReactionRow.subscriber_id == reader, ReactionRow.paper_id.is_not(None)
     )
-    rows = conn.scalars(
+    return (
         select(PaperVersionRow.terms)
         .select_from(PickRow)
         .join(
@@ -297,9 +336,8 @@ def shown_beside(
             PaperVersionRow.terms.is_not(None),
         )
         .order_by(PickRow.delivery_id.desc(), PickRow.position)
-        .limit(most)
+        .limit(bindparam("most", type_=Integer))
     )
-    return [terms for terms in rows if terms is not None]
 
 
 def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
@@ -351,25 +389,6 @@ def _combined(newer: Reaction, older: Reaction) -> Reaction:
 def _about(key: str, paper_id: int | None) -> Any:
     is_key = ReactionRow.paper_key == key
     return is_key if paper_id is None else or_(is_key, ReactionRow.paper_id == paper_id)
-
-
-def _profiles(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
-    found = {}
-    for chunk in in_chunks(subscriber_ids, CHUNK):
-        for row in conn.execute(
-            select(*ProfileRow.__table__.c).where(ProfileRow.subscriber_id.in_(chunk))
-        ):
-            found[row.subscriber_id] = StoredProfile(
-                terms=row.terms,
-                authors=row.authors,
-                liked=tuple((title, tuple(places)) for title, places in row.liked),
-                likes=row.likes,
-                is_on=row.is_on,
-                outside=row.outside,
-                removed=tuple(row.removed),
-                saved_weekly=row.saved_weekly,
-            )
-    return found
 
 
 def _row(subscriber_id: int, reaction: Reaction) -> dict[str, Any]:

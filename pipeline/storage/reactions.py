@@ -77,6 +77,8 @@ class StoredProfile:
     outside: bool = True  # whether digests may contain papers outside the topics
     removed: tuple[str, ...] = ()  # terms (stems) and author keys
     saved_weekly: bool = False  # whether saved papers are mailed once a week
+    vector: bytes = field(default=b"", repr=False)  # see matching.semantic.ProfileVector
+    vector_model: str = ""  # "" if there is no vector
 
 
 def of_reader(conn: Connection, subscriber_id: int) -> list[Reaction]:
@@ -220,6 +222,8 @@ def put_profile(
         "terms": profile.terms,
         "authors": dict(profile.authors),
         "liked": [[title, list(places)] for title, places in profile.liked],
+        "vector": profile.vector,
+        "vector_model": profile.vector_model,
         "changed_at": now,
     }
     conn.execute(
@@ -264,8 +268,8 @@ def reader_of_feed(conn: Connection, secret: str) -> int | None:
 
 def shown_beside(
     conn: Connection, subscriber_id: int, liked: Collection[int], most: int
-) -> list[bytes]:
-    """Return the terms of papers that were sent in the same digests as the `liked` papers.
+) -> list[tuple[int, bytes]]:
+    """Return id and terms of papers that were sent in the same digests as the `liked` papers.
 
     Without those that the reader reacted to, at most `most`, newest first.
     """
@@ -283,8 +287,8 @@ def shown_beside(
     reacted = select(ReactionRow.paper_id).where(
         ReactionRow.subscriber_id == subscriber_id, ReactionRow.paper_id.is_not(None)
     )
-    rows = conn.scalars(
-        select(PaperVersionRow.terms)
+    rows = conn.execute(
+        select(PickRow.paper_id, PaperVersionRow.terms)
         .select_from(PickRow)
         .join(
             PaperVersionRow,
@@ -299,7 +303,7 @@ def shown_beside(
         .order_by(PickRow.delivery_id.desc(), PickRow.position)
         .limit(most)
     )
-    return [terms for terms in rows if terms is not None]
+    return [(id_, terms) for id_, terms in rows if terms is not None]
 
 
 def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
@@ -368,6 +372,8 @@ def _profiles(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, Stor
                 outside=row.outside,
                 removed=tuple(row.removed),
                 saved_weekly=row.saved_weekly,
+                vector=row.vector,
+                vector_model=row.vector_model,
             )
     return found
 

@@ -6,6 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.bench import readers
@@ -94,3 +95,26 @@ def test_malformed_file_is_named(folder, line):
 
     with pytest.raises(PaperboyError, match=r"people\.jsonl"):
         readers.measure(folder)
+
+
+class OneFieldEach:
+    """An embedder that knows the field of a paper by its title."""
+
+    def papers(self, texts):
+        fields = [title for title, _, _ in FIELDS.values()]
+        return np.array([[float(one.startswith(field)) for field in fields] for one in texts],
+                        np.float32)  # fmt: skip
+
+    def topic(self, text):
+        raise NotImplementedError
+
+
+def test_with_a_model_the_orders_by_vectors_are_measured_too(folder):
+    without = {one.order for one in readers.measure(folder)}
+    found = {(one.order, one.liked): one for one in readers.measure(folder, OneFieldEach())}
+
+    orders = {"vector", "terms and vector", "terms, vector and people"}
+    assert {order for order, _ in found} - without == orders
+    assert without.isdisjoint(orders)
+    for order in orders:
+        assert (found[order, "1"].auc, found[order, "4-6"].hit3) == (1.0, 1.0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, update
 
 from pipeline import editions, signup
 from pipeline.domain import Breadth, DeliveryStatus, Digest, Liking, Reason, ReasonKind
-from pipeline.storage import digests
+from pipeline.matching.semantic import text
+from pipeline.storage import digests, embeddings
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow, PaperVersionRow, ProfileRow
 from tests.support.factories import NOW, TODAY, make_sighting
@@ -296,3 +298,46 @@ def test_many_matches_do_not_hide_a_liked_paper_outside_the_topics(engine, reade
     announce(engine, 2, **{f"More_moss_{n}": ON_MOSS for n in range(8)}, Walls=OUTSIDE)
 
     assert titles(publish(engine, 2))[-1] == "Walls"
+
+
+def embed(engine: Engine, model: str, **vectors: tuple[float, float]) -> None:
+    """Store vectors by title."""
+    by_title = {paper.title: paper for paper in stored(engine)}
+    keys = {title: embeddings.key(text(by_title[title.replace("_", " ")])) for title in vectors}
+    with engine.begin() as conn:
+        embeddings.store_vectors(
+            conn,
+            model,
+            {keys[title]: np.array(vector, "<f2").tobytes() for title, vector in vectors.items()},
+        )
+
+
+SAME = "Retrieval of sand: a retrieval of grains, which are found on a beach."
+
+
+@pytest.mark.parametrize("alike", ["Dunes one", "Dunes two"])
+def test_of_papers_with_equal_terms_the_one_with_a_vector_like_the_liked_one_is_first(
+    engine, reader, alike
+):
+    embed(engine, "mini", Moss_first=(1, 0), Tea_first=(0, 1))
+    like(engine, reader, "Moss first")
+    announce(engine, 1, Dunes_one=SAME, Dunes_two=SAME)
+    towards = {"Dunes one": (0.0, 1.0), "Dunes two": (0.0, 1.0), alike: (1.0, 0.0)}
+    embed(engine, "mini", **towards)
+
+    assert titles(publish(engine, 1))[0] == alike
+
+
+@pytest.mark.parametrize("damage", ["model", "vector", "profile"])
+def test_vectors_of_another_model_and_damaged_ones_change_nothing(engine, reader, damage):
+    embed(engine, "mini", Moss_first=(1, 0), Tea_first=(0, 1))
+    announce(engine, 1, Dunes_one=SAME, Dunes_two=SAME)
+    like(engine, reader, "Moss first")
+    model = "other" if damage == "model" else "mini"
+    size = 3 if damage == "vector" else 2
+    embed(engine, model, **{"Dunes one": (1, 0, 0)[:size], "Dunes two": (0, 1, 0)[:size]})
+    if damage == "profile":
+        with engine.begin() as conn:
+            conn.execute(update(ProfileRow).values(vector=b"x"))
+
+    assert titles(publish(engine, 1)) == ["Dunes two", "Dunes one"]  # the usual order

@@ -27,6 +27,7 @@ from pipeline.matching.profile import (
     telling_terms,
     terms_of,
 )
+from pipeline.matching.semantic import Judged, ProfileVector, VectorTable, learn_vector
 from tests.support.factories import make_paper
 
 
@@ -229,3 +230,55 @@ def test_telling_terms_are_as_the_paper_writes_them():
 
     assert "dense vectors" in {term.written for term in found}
     assert all(len(term.stems.split()) == len(term.written.split()) for term in found)
+
+
+# --- The vector of a semantic model -------------------------------------------------------------
+
+EAST, NORTH, UP = np.eye(3, dtype=np.float32)
+
+
+def test_vector_of_a_profile_points_to_the_newer_liked_papers_and_away_from_those_shown():
+    learned = learn_vector([Judged(EAST, 240.0), Judged(NORTH, 0.0)], [UP] * 20, [])
+
+    assert learned.direction == pytest.approx([2 / 3, 1 / 3, -0.4])  # half-life, contrast, trust
+
+
+def test_vector_of_a_profile_points_away_from_disliked_papers():
+    learned = learn_vector([Judged(EAST, 1.0), Judged(NORTH, 1.0, likes=False)], [], [])
+
+    assert learned.direction == pytest.approx([1.0, -0.8, 0.0])
+
+
+def test_usual_papers_stand_for_those_shown_and_have_no_likeness():
+    learned = learn_vector([Judged(EAST, 1.0)], [], [NORTH, UP])
+
+    assert learned.direction == pytest.approx([1.0, -0.4, -0.4])
+    table = VectorTable()
+    table.add([1, 2], {1: EAST.astype("<f2").tobytes(), 2: NORTH.astype("<f2").tobytes()})
+    likeness = table.likeness(learned, [1, 2])
+    assert likeness == {1: pytest.approx(0.05 * 1.4), 2: pytest.approx(0.0)}
+
+
+def test_papers_without_a_readable_vector_add_nothing():
+    table = VectorTable()
+    unknown = np.full(3, np.nan, "<f2").tobytes()
+    table.add([1, 2, 3, 4], {2: b"short", 3: unknown, 4: NORTH.astype("<f2").tobytes()})
+    table.add([5, 6], {5: b"shor", 6: EAST.astype("<f2").tobytes()})
+
+    assert 1 in table
+    assert 7 not in table
+    found = table.likeness(ProfileVector(EAST, 0.2), range(1, 8))
+    assert found == {4: pytest.approx(-0.01), 6: pytest.approx(0.04)}
+    assert table.likeness(ProfileVector(EAST[:2], 0.0), [4, 6]) == {}
+
+
+def test_vector_of_a_profile_survives_storing_and_damage_raises():
+    learned = learn_vector([Judged(EAST, 1.0)], [], [NORTH, UP])
+
+    loaded = ProfileVector.load(learned.dump())
+
+    assert loaded.direction == pytest.approx(learned.direction, abs=1e-3)
+    assert loaded.usual == pytest.approx(learned.usual)
+    for damaged in (b"", learned.dump()[:3], learned.dump()[:-1]):
+        with pytest.raises(ValueError, match="damaged"):
+            ProfileVector.load(damaged)

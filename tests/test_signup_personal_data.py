@@ -39,6 +39,7 @@ from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
     DeliveryRow,
     EventRow,
+    ProfileRow,
     RequestRow,
     StrikeRow,
     SuppressionRow,
@@ -400,6 +401,7 @@ def test_export_contains_every_stored_value(engine: Engine):
     reader = with_traces(engine)
     with engine.begin() as conn:
         conn.execute(update(DeliveryRow).values(lease="token", lease_until=NOW))
+        conn.execute(update(ProfileRow).values(vector=b"\x01\xff", vector_model="mini"))
 
     held = json.loads(json.dumps(signup.export(engine, reader.id)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, update
 
@@ -12,7 +13,8 @@ from pipeline import signup
 from pipeline.domain import Liking
 from pipeline.errors import NotFoundError
 from pipeline.matching.profile import Profile
-from pipeline.storage import reactions
+from pipeline.matching.semantic import ProfileVector, text
+from pipeline.storage import embeddings, reactions
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import ProfileRow, ReactionRow
 from tests.support.factories import NOW, make_sighting
@@ -222,3 +224,94 @@ def test_removing_what_was_not_learned_stores_nothing(engine, reader):
         signup.forget(engine, reader, f"never learned {n}", NOW)
 
     assert rows(engine, ProfileRow)[0].removed == []
+
+
+# --- The vector of a semantic model -------------------------------------------------------------
+
+
+def embed(engine: Engine, model: str, **vectors: list[float]) -> None:
+    """Store vectors by the first word of the titles."""
+    by_word = {paper.title.split()[0]: paper for paper in stored(engine)}
+    with engine.begin() as conn:
+        embeddings.store_vectors(
+            conn,
+            model,
+            {
+                embeddings.key(text(by_word[word])): np.array(vector, "<f2").tobytes()
+                for word, vector in vectors.items()
+            },
+        )
+
+
+def vector_of(engine: Engine, reader: int) -> tuple[str, list[float]]:
+    with read_only(engine) as conn:
+        found = reactions.profile_of(conn, reader)
+    vector = ProfileVector.load(found.vector).direction.tolist() if found.vector else []
+    return found.vector_model, vector
+
+
+def test_a_like_learns_the_stored_vector_and_undo_forgets_it(engine, reader):
+    moss, _ = keys(engine)
+    embed(engine, "mini", Moss=[1, 0], Tea=[0, 1])
+
+    signup.like(engine, reader, moss, Liking.MORE, NOW)
+
+    model, (to_moss, to_tea) = vector_of(engine, reader)
+    assert model == "mini"
+    assert to_moss > 0 > to_tea
+    signup.like(engine, reader, moss, Liking.NEITHER, NOW)
+    assert vector_of(engine, reader) == ("", [])
+
+
+def test_without_stored_vectors_of_liked_papers_a_profile_has_terms_only(engine, reader):
+    moss, _ = keys(engine)
+    embed(engine, "mini", Tea=[0, 1])
+
+    signup.like(engine, reader, moss, Liking.MORE, NOW)
+
+    assert vector_of(engine, reader) == ("", [])
+    assert signup.interests(engine, reader).more
+
+
+def test_the_model_that_embedded_most_of_the_newest_papers_is_used(engine, reader):
+    moss, tea = keys(engine)
+    embed(engine, "former", Moss=[1, 0])
+    embed(engine, "current", Moss=[1, 0, 0], Tea=[0, 1, 0])
+    signup.like(engine, reader, moss, Liking.MORE, NOW)
+
+    signup.like(engine, reader, tea, Liking.MORE, NOW)
+
+    assert vector_of(engine, reader)[0] == "current"
+
+
+def test_reset_deletes_the_vector(engine, reader):
+    embed(engine, "mini", Moss=[1, 0])
+    signup.like(engine, reader, keys(engine)[0], Liking.MORE, NOW)
+    assert vector_of(engine, reader)[0]
+
+    signup.reset(engine, reader, NOW)
+
+    assert vector_of(engine, reader) == ("", [])
+
+
+def test_a_paper_with_a_removed_term_takes_no_part_in_the_vector(engine, reader):
+    moss, tea = keys(engine)
+    embed(engine, "mini", Moss=[1, 0], Tea=[0, 1])
+    for key in (moss, tea):
+        signup.like(engine, reader, key, Liking.MORE, NOW)
+    before = vector_of(engine, reader)[1]
+
+    signup.forget(engine, reader, "moss", NOW)
+
+    assert vector_of(engine, reader)[1][0] < before[0]
+    assert vector_of(engine, reader)[1][1] > before[1]
+
+
+def test_damaged_vectors_take_no_part(engine, reader):
+    moss, tea = keys(engine)
+    embed(engine, "mini", Moss=[1, 0], Tea=[float("nan"), 0])
+
+    for key in (moss, tea):
+        signup.like(engine, reader, key, Liking.MORE, NOW)
+
+    assert vector_of(engine, reader)[1] == pytest.approx([1 - 0.8, 0], abs=1e-3)

@@ -25,7 +25,6 @@ from pipeline.matching.index import PaperIndex
 from pipeline.matching.match import PaperText, TopicText
 from pipeline.matching.profile import (
     Opinion,
-    Terms,
     TermTable,
     author_keys,
     learn,
@@ -34,6 +33,14 @@ from pipeline.matching.profile import (
 )
 from pipeline.matching.query import plain_words
 from pipeline.matching.ranking import Candidate, TopicCandidates, pick
+from pipeline.matching.semantic import (
+    OF_LIKENESS,
+    Embedder,
+    Judged,
+    Vectors,
+    learn_vector,
+    text,
+)
 
 Scores = npt.NDArray[np.float64]
 
@@ -41,6 +48,7 @@ LIKED: Final = ((1, 1), (2, 3), (4, 6), (7, 12), (13, 100))  # number of earlier
 REACTIONS: Final = (2, 4, 10, 30)  # newest submissions that are known, of at least as many
 FIRST: Final = 3  # places of hit@3
 TOPIC_LIKES: Final = (1, 2, 4, 8)  # of a topic of a labelled set
+USUAL: Final = 200  # random papers, which stand for those shown while these are few
 DRAWS: Final = 5  # of papers to like
 RANKED: Final = 50  # best matches of a topic
 
@@ -112,8 +120,11 @@ class TopicQuality:
 Order = Callable[[Episode], Scores]
 
 
-def measure(folder: Path) -> list[Quality]:
-    """Return the quality of each order. Raise PaperboyError if a file is missing or malformed."""
+def measure(folder: Path, embedder: Embedder | None = None) -> list[Quality]:
+    """Return the quality of each order, with an embedder also of those with vectors.
+
+    Raise PaperboyError if a file is missing or malformed.
+    """
     try:
         papers = _papers(folder)
         episodes = list(_episodes(folder, papers))
@@ -122,12 +133,19 @@ def measure(folder: Path) -> list[Quality]:
             f"{folder} is not in the form of docs/matching.md: {error!r}"
         ) from error
     known = _Known(papers)
-    orders: Mapping[str, Order] = {
+    orders: dict[str, Order] = {
         "upvotes": lambda one: np.array([float(paper.upvotes) for paper in one.listed]),
         "terms": known.likeness,
         "people": known.shares_author,
         "terms and people": known.likeness_and_authors,
     }
+    if embedder:
+        similarity = _Similarity(known, papers, embedder)
+        orders["vector"] = similarity.cosines
+        orders["terms and vector"] = similarity.likeness
+        orders["terms, vector and people"] = lambda one: known.with_authors(
+            one, similarity.likeness(one)
+        )
     found = []
     for first, last in LIKED:
         some = [one for one in episodes if first <= len(one.liked) <= last]
@@ -157,12 +175,15 @@ class _Known:
             Opinion(self._terms[paper.text.id], self._authors[paper.text.id], paper.day.toordinal())
             for paper in episode.liked
         ]
-        profile = learn(liked, self._shown(episode))
+        profile = learn(liked, [self._terms[id_] for id_ in self.shown(episode)])
         listed = self._table.rows([self._numbers[paper.text.id] for paper in episode.listed])
         return self._table.likeness(profile, listed).astype(np.float64)
 
     def likeness_and_authors(self, episode: Episode) -> Scores:
-        pairs = zip(self.likeness(episode), self.shares_author(episode), strict=True)
+        return self.with_authors(episode, self.likeness(episode))
+
+    def with_authors(self, episode: Episode, likeness: Scores) -> Scores:
+        pairs = zip(likeness, self.shares_author(episode), strict=True)
         return np.array([with_author(terms) if shared else terms for terms, shared in pairs])
 
     def shares_author(self, episode: Episode) -> Scores:
@@ -170,11 +191,34 @@ class _Known:
         listed = (self._authors[paper.text.id].keys() for paper in episode.listed)
         return np.array([float(not known.isdisjoint(authors)) for authors in listed])
 
-    def _shown(self, episode: Episode) -> list[Terms]:
+    def shown(self, episode: Episode) -> list[str]:
         """Return the other papers of the days on which the liked ones were listed."""
         liked = {paper.text.id for paper in episode.liked}
         days = {paper.day for paper in episode.liked}
-        return [self._terms[id_] for day in days for id_ in self._listed[day] if id_ not in liked]
+        return [id_ for day in days for id_ in self._listed[day] if id_ not in liked]
+
+
+class _Similarity:
+    """The vectors of all papers."""
+
+    def __init__(self, known: _Known, papers: Mapping[str, DatedPaper], embedder: Embedder) -> None:
+        self._known = known
+        rows = embedder.papers([text(paper.text) for paper in papers.values()])
+        self._vectors: dict[str, Vectors] = dict(zip(papers, rows, strict=True))
+        chosen = Random(0).sample(range(len(rows)), min(USUAL, len(rows)))  # noqa: S311
+        self._usual = list(rows[chosen])
+
+    def cosines(self, episode: Episode) -> Scores:
+        liked = [
+            Judged(self._vectors[paper.text.id], paper.day.toordinal()) for paper in episode.liked
+        ]
+        shown = [self._vectors[id_] for id_ in self._known.shown(episode)]
+        profile = learn_vector(liked, shown, self._usual)
+        listed = np.array([self._vectors[paper.text.id] for paper in episode.listed])
+        return (listed @ profile.direction - profile.usual).astype(np.float64)
+
+    def likeness(self, episode: Episode) -> Scores:
+        return self._known.likeness(episode) + OF_LIKENESS * self.cosines(episode)
 
 
 def _newest(episode: Episode, most: int) -> Episode:

@@ -193,13 +193,15 @@ def readers(
     """Score an order learned from likes, for people or for topics; see docs/matching.md."""
     from pipeline.bench import quality
     from pipeline.bench import readers as bench
+    from pipeline.embedding import from_settings
+    from pipeline.settings import load
 
     if (folder / "qrels.jsonl").exists():
         found = [one.as_json() for one in bench.measure_topics(quality.read_set(folder))]
         shown = ("liked", "topics", "ndcg@10_static", "ndcg@10_learned", "error")
         show(found, shown, as_json=as_json, empty="No topic has three relevant papers.")
         return
-    rows = [one.as_json() for one in bench.measure(folder)]
+    rows = [one.as_json() for one in bench.measure(folder, from_settings(load().semantic_model))]
     columns = ("liked", "order", "people", "episodes", "auc", "mrr", "hit3")
     show(rows, columns, as_json=as_json, empty="Nobody submitted papers on two days.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 from pipeline.domain import Paper, Reason, ReasonKind
 from pipeline.logs import set_aside
 from pipeline.matching.profile import Profile, Terms, TermTable, author_keys, with_author
-from pipeline.storage import papers, reactions
+from pipeline.matching.semantic import ProfileVector, VectorTable, text
+from pipeline.storage import embeddings, papers, reactions
 
 LIKED_ENOUGH: Final = 0.04  # likeness from which a paper is sent that would not be otherwise
 SIGNED_ENOUGH: Final = 0.11  # the same for an author of a liked paper: 0.1 for the author
@@ -28,6 +29,8 @@ class ReaderProfile:
     profile: Profile
     outside: bool  # whether papers outside the topics may be sent
     liked: Sequence[tuple[str, Sequence[int]]]  # title and heavy terms of the newest liked papers
+    vector: ProfileVector | None  # of the semantic model `model`
+    model: str
 
 
 class Profiles:
@@ -35,6 +38,7 @@ class Profiles:
 
     def __init__(self) -> None:
         self._table = TermTable()
+        self._vectors: defaultdict[str, VectorTable] = defaultdict(VectorTable)  # by model
         self._authors: dict[int, Mapping[str, str]] = {}
         self._papers_of: defaultdict[str, list[int]] = defaultdict(list)  # by author key
         self._readers: dict[int, ReaderProfile] = {}
@@ -53,12 +57,15 @@ class Profiles:
                     Profile.load(one.terms, one.authors),
                     one.outside and one.likes >= LIKES_FOR_OUTSIDE,
                     one.liked,
+                    ProfileVector.load(one.vector) if one.vector else None,
+                    one.vector_model,
                 )
             except ValueError as error:  # without it, the digest has the usual order
                 set_aside("profile", id_, error)
 
-    def load_papers(self, conn: Connection, found: Iterable[Paper]) -> None:
-        """Load the terms and authors of papers, once in a run."""
+    def load_papers(self, conn: Connection, found: Collection[Paper]) -> None:
+        """Load the terms, authors and vectors of papers, once in a run."""
+        self._load_vectors(conn, found)
         new = {paper.id: paper for paper in found if paper.id not in self._authors}
         terms = {}
         for id_, dumped in papers.terms_of(conn, new).items():
@@ -72,10 +79,24 @@ class Profiles:
             for key in self._authors[id_]:
                 self._papers_of[key].append(id_)
 
+    def _load_vectors(self, conn: Connection, found: Collection[Paper]) -> None:
+        """Load the vectors of the models by which these readers have one.
+
+        After a change of the model new papers have none by the former one, and add nothing.
+        """
+        for model in {one.model for one in self._readers.values() if one.vector}:
+            table = self._vectors[model]
+            keys = {p.id: embeddings.key(text(p)) for p in found if p.id not in table}
+            stored = embeddings.load_vectors(conn, model, keys.values())
+            table.add(keys, {id_: stored[key] for id_, key in keys.items() if key in stored})
+
     def likeness(self, reader: ReaderProfile, ids: Sequence[int]) -> dict[int, float]:
         """Return how much the reader would like papers, by id; 0 if nothing is known of one."""
         likeness = self._table.likeness(reader.profile, self._table.rows(ids)).tolist()
         found = dict(zip(ids, likeness, strict=True))
+        if reader.vector is not None:
+            for id_, added in self._vectors[reader.model].likeness(reader.vector, ids).items():
+                found[id_] += added
         for id_ in self._by_known_authors(reader) & found.keys():
             found[id_] = with_author(found[id_])
         return found

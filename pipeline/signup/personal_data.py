@@ -219,11 +219,11 @@ def _of(conn: Connection, email: str) -> Subscriber:
 
 
 def _plain(value: Any) -> Any:
-    """Convert `value` to JSON types; times to ISO 8601."""
+    """Convert `value` to JSON types; times to ISO 8601, bytes to hexadecimal digits."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    return value
+    return value.hex() if isinstance(value, bytes) else value

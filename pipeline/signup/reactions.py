@@ -20,14 +20,16 @@ from pipeline.logs import set_aside
 from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.profile import Opinion, Profile, Terms, author_keys
+from pipeline.matching.semantic import Judged, learn_vector, readable, text
 from pipeline.signup.choices import existing_subscriber
-from pipeline.storage import papers, reactions, saved_mails, subscribers
+from pipeline.storage import embeddings, papers, reactions, saved_mails, subscribers
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
 LEARNED_FROM = 600  # newest likes and dislikes; own papers are at most half of them
 SAVED = 50  # newest saved papers, whose authors are suggested
 SHOWN = 100  # other papers of the digests with liked ones
+VECTORS = 200  # newest likes and dislikes whose vectors are read, and random papers beside them
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
 ENOUGH_SHARED = 3  # terms
@@ -261,7 +263,10 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
     beside = reactions.shown_beside(conn, subscriber_id, liked, SHOWN)
     removed = _sharing_words(stored.removed, latest)
-    learned = profile.learn(opinions, list(_readable(beside, subscriber_id)), removed)
+    shown = list(_readable((terms for _, terms in beside), subscriber_id))
+    learned = profile.learn(opinions, shown, removed)
+    left = [one for one in latest if removed.isdisjoint(stems for stems, _ in one.telling)]
+    model, vector = _learn_vector(conn, left[:VECTORS], [id_ for id_, _ in beside])
     reactions.put_profile(
         conn,
         subscriber_id,
@@ -274,9 +279,44 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
                 for one in islice((one for one in latest if one.liking is Liking.MORE), EXAMPLES)
             ),
             likes=sum(one.likes for one in opinions),
+            vector=vector,
+            vector_model=model,
         ),
         now,
     )
+
+
+def _learn_vector(
+    conn: Connection, judged: Sequence[Reaction], beside: Sequence[int]
+) -> tuple[str, bytes]:
+    """Return the name of a model and the vector of a profile, from vectors that are stored.
+
+    Papers without one take no part. Of several models that is used which embedded most of the
+    newest papers. Returns "" and b"" if there is none.
+    """
+    models = embeddings.models(conn)
+    ids = [one.paper_id for one in judged if one.paper_id]
+    if not models or not ids:
+        return "", b""
+    keys = {
+        id_: embeddings.key(text(paper))
+        for id_, paper in papers.by_ids(conn, [*ids, *beside]).items()
+    }
+    newest = [keys[id_] for id_ in ids[:EXAMPLES] if id_ in keys]
+    model = max(models, key=lambda one: len(embeddings.load_vectors(conn, one, newest)))
+    usual = embeddings.random_vectors(conn, model, VECTORS)
+    by_key = readable(usual | embeddings.load_vectors(conn, model, keys.values()))
+    vectors = {id_: by_key[key] for id_, key in keys.items() if key in by_key}
+    known = [
+        Judged(vectors[one.paper_id], one.at.toordinal(), one.liking is Liking.MORE)
+        for one in judged
+        if one.paper_id in vectors
+    ]
+    if not known:
+        return "", b""
+    shown = [vectors[id_] for id_ in beside if id_ in vectors]
+    learned = learn_vector(known, shown, [by_key[key] for key in usual if key in by_key])
+    return model, learned.dump()
 
 
 def _sharing_words(removed: Sequence[str], latest: Sequence[Reaction]) -> set[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 
 from pipeline.storage.database import in_chunks, read_only, retry_transaction, upsert
 from pipeline.storage.schema import EmbeddingRow
@@ -93,6 +93,24 @@ def load_vectors(conn: Connection, model: str, keys: Iterable[str]) -> dict[str,
         )
         cached |= {row.text_key: row.vector for row in rows}
     return cached
+
+
+def models(conn: Connection) -> list[str]:
+    """Return the models that have cached vectors."""
+    found: list[str] = []
+    after: str | None = ""  # one look into the index for each model: DISTINCT would read all rows
+    while after is not None:
+        query = select(func.min(EmbeddingRow.model)).where(EmbeddingRow.model > after)
+        after = conn.execute(query).scalar()
+        found += [after] if after is not None else []
+    return found
+
+
+def random_vectors(conn: Connection, model: str, most: int) -> dict[str, bytes]:
+    """Return some vectors of a model by key: the first ones, which are random, for it is a hash."""
+    query = select(EmbeddingRow.text_key, EmbeddingRow.vector).where(EmbeddingRow.model == model)
+    rows = conn.execute(query.order_by(EmbeddingRow.text_key).limit(most))
+    return {row.text_key: row.vector for row in rows}
 
 
 def store_vectors(conn: Connection, model: str, vectors: Mapping[str, bytes]) -> None:

@@ -80,6 +80,8 @@ class StoredProfile:
     outside: bool = True  # whether digests may contain papers outside the topics
     removed: tuple[str, ...] = ()  # terms (stems) and author keys
     saved_weekly: bool = False  # whether saved papers are mailed once a week
+    vector: bytes = field(default=b"", repr=False)  # see matching.semantic.ProfileVector
+    vector_model: str = ""  # "" if there is no vector
 
 
 def of_reader(conn: Connection, subscriber_id: int) -> list[Reaction]:
@@ -210,6 +212,8 @@ def profile_of(conn: Connection, subscriber_id: int) -> StoredProfile:
         outside=row.outside,
         removed=tuple(row.removed),
         saved_weekly=row.saved_weekly,
+        vector=row.vector,
+        vector_model=row.vector_model,
     )
 
 
@@ -227,6 +231,8 @@ def profiles_in_use(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int
         ProfileRow.liked,
         ProfileRow.likes,
         ProfileRow.outside,
+        ProfileRow.vector,
+        ProfileRow.vector_model,
     )
     found = {}
     for chunk in in_chunks(subscriber_ids, CHUNK):
@@ -235,8 +241,10 @@ def profiles_in_use(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int
                 ProfileRow.subscriber_id.in_(chunk), ProfileRow.is_on, ProfileRow.terms != b""
             )
         )
-        for id_, terms, authors, liked, likes, outside in rows:
-            found[id_] = StoredProfile(terms, authors, liked, likes, outside=outside)
+        for id_, terms, authors, liked, likes, outside, vector, model in rows:
+            found[id_] = StoredProfile(
+                terms, authors, liked, likes, outside=outside, vector=vector, vector_model=model
+            )
     return found
 
 
@@ -252,6 +260,8 @@ def put_profile(
         "terms": profile.terms,
         "authors": dict(profile.authors),
         "liked": [[title, list(places)] for title, places in profile.liked],
+        "vector": profile.vector,
+        "vector_model": profile.vector_model,
         "changed_at": now,
     }
     new = upsert(conn, ProfileRow)
@@ -296,19 +306,20 @@ def reader_of_feed(conn: Connection, secret: str) -> int | None:
 
 def shown_beside(
     conn: Connection, subscriber_id: int, liked: Collection[int], most: int
-) -> list[bytes]:
-    """Return the terms of papers that were sent in the same digests as the `liked` papers.
+) -> list[tuple[int, bytes]]:
+    """Return id and terms of papers that were sent in the same digests as the `liked` papers.
 
     Without those that the reader reacted to, at most `most`, newest first.
     """
     if not liked:
         return []
     values = {"reader": subscriber_id, "liked": list(liked), "most": most}
-    return [terms for terms in conn.scalars(_shown_beside(), values) if terms is not None]
+    rows = conn.execute(_shown_beside(), values)
+    return [(id_, terms) for id_, terms in rows if terms is not None]
 
 
 @cache  # to build it takes longer than to execute it
-def _shown_beside() -> Select[bytes | None]:
+def _shown_beside() -> Select[int, bytes | None]:
     reader = bindparam("reader", type_=Id)
     mine = (
         select(PickRow.delivery_id)
@@ -323,7 +334,7 @@ def _shown_beside() -> Select[bytes | None]:
         ReactionRow.subscriber_id == reader, ReactionRow.paper_id.is_not(None)
     )
     return (
-        select(PaperVersionRow.terms)
+        select(PickRow.paper_id, PaperVersionRow.terms)
         .select_from(PickRow)
         .join(
             PaperVersionRow,

@@ -438,6 +438,8 @@ class ProfileRow(Table):
     terms: Mapped[bytes]  # see matching.profile.Profile
     authors: Mapped[dict[str, Any]]  # author key -> name, of liked papers
     liked: Mapped[list[Any]]  # the newest liked papers: [title, [place of a heavy term, ...]]
+    vector: Mapped[bytes] = mapped_column(default=b"")  # see matching.semantic.ProfileVector
+    vector_model: Mapped[str] = mapped_column(BoundedText(16), default="")  # see `embeddings`
     feed_secret: Mapped[str | None] = mapped_column(unique=True)  # in the URLs of private feeds
     # Whether saved papers are mailed once a week.
     saved_weekly: Mapped[bool] = mapped_column(default=False, server_default=false())

@@ -559,6 +559,8 @@ def upgrade() -> None:
         sa.Column(
             "liked", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
+        sa.Column("vector", sa.LargeBinary(), nullable=False),
+        sa.Column("vector_model", sa.String(length=16), nullable=False),
         sa.Column("feed_secret", sa.Text(), nullable=True),
         sa.Column("saved_weekly", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),

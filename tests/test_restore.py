@@ -7,41 +7,35 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text, update
 from sqlalchemy.engine import make_url
 
-from pipeline import editions, restore, signup
-from pipeline.domain import DeliveryStatus, SubscriberStatus, SuppressionReason
+from pipeline import restore, signup
+from pipeline.domain import SubscriberStatus, SuppressionReason
 from pipeline.errors import PaperboyError
 from pipeline.restore import Assume, Settled, Settling
 from pipeline.signup.csv_lists import SubscriberList
 from pipeline.storage import (
     addresses,
     deliveries,
-    digests,
     restored_copies,
     send_controls,
     subscribers,
     suppressions,
 )
 from pipeline.storage.database import open_engine, read_only
-from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import DeliveryRow, SubscriberRow
-from tests.support.factories import NOW, TODAY, make_sighting, make_subscriber
+from tests.support.factories import NOW, TODAY, make_subscriber
 from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
+from tests.support.restoring import ADA, BOB, DAN, EVE, PAPERS, leave, publish, send, statuses
 
-ADA, BOB, EVE, DAN = "ada@example.org", "bob@example.org", "eve@example.org", "dan@example.org"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 DIED = NOW + DAY + HOUR
 RESTORED = DIED + HOUR
-PAPERS = [
-    make_sighting(f"3001.7000{n}", title=f"Paper {n}", announced_on=TODAY + n * DAY)
-    for n in range(3)
-]
 
 
 @pytest.fixture
@@ -79,37 +73,6 @@ def dump(engine: Engine, tmp_path: Path, postgresql_database) -> Iterator[Callab
             with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
                 conn.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
             admin.dispose()
-
-
-def send(engine: Engine, now: datetime) -> list[tuple[str, tuple[str, ...]]]:
-    """Send the due deliveries and return (address, titles) of each mail."""
-    with engine.begin() as conn:
-        claimed = deliveries.claim(conn, 100, "ours", HOUR, now)
-        ids = deliveries.mark(conn, [one.id for one in claimed], "ours", HOUR, now)
-        frozen = digests.load(conn, ids)
-        sent = [Settlement(id_, DeliveryStatus.SENT, "accepted") for id_ in ids]
-        deliveries.settle(conn, sent, "ours", now)
-    return sorted(
-        (one.email, tuple(pick.paper.title for pick in frozen[one.id].picks))
-        for one in claimed
-        if one.id in ids
-    )
-
-
-def publish(engine: Engine, now: datetime) -> None:
-    expiry = timedelta(hours=18)
-    list(editions.publish(engine, now=now, expiry=expiry, template="1"))
-
-
-def leave(engine: Engine, email: str, now: datetime) -> None:
-    with read_only(engine) as conn:
-        found = subscribers.by_email(conn, email)
-    signup.leave(engine, found.secret, now)
-
-
-def statuses(engine: Engine) -> dict[str, str]:
-    with read_only(engine) as conn:
-        return {one.email: one.status for one in subscribers.list_all(conn)}
 
 
 def settle(engine: Engine, leavers: str = "", **options) -> Settled:

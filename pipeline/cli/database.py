@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from pipeline import settings
-from pipeline.bootstrap import services
+from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, UsageError, complain, lines, moment, show
 from pipeline.errors import PaperboyError
 from pipeline.restore import Assume, Settling
@@ -37,30 +37,35 @@ def upgrade() -> None:
     keys_in_use(engine, loaded.secret_key, key, now=datetime.now(UTC), link_life=timedelta())
 
 
+AssumeOption = Annotated[
+    Assume,
+    typer.Option(
+        "--assume", help="sent: what was due until then is not sent again; unsent: it is."
+    ),
+]
+OldDatabase = Annotated[
+    str | None,
+    typer.Option(
+        "--old-database",
+        metavar="URL|-",
+        help="The old database, if it can be read; -: its URL comes on stdin.",
+    ),
+]
+Leavers = Annotated[
+    Path | None,
+    typer.Option("--leavers", metavar="CSV", help="Addresses that have left since the dump."),
+]
+
+
 @app.command()
 def settle(
     sent_until: Annotated[
         str,
         typer.Option("--sent-until", metavar="ISO", help="When the old database last sent mail."),
     ],
-    assume: Annotated[
-        Assume,
-        typer.Option(
-            "--assume", help="sent: what was due until then is not sent again; unsent: it is."
-        ),
-    ] = Assume.SENT,
-    old_database: Annotated[
-        str | None,
-        typer.Option(
-            "--old-database",
-            metavar="URL|-",
-            help="The old database, if it can be read; -: its URL comes on stdin.",
-        ),
-    ] = None,
-    leavers: Annotated[
-        Path | None,
-        typer.Option("--leavers", metavar="CSV", help="Addresses that have left since the dump."),
-    ] = None,
+    assume: AssumeOption = Assume.SENT,
+    old_database: OldDatabase = None,
+    leavers: Leavers = None,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +74,23 @@ def settle(
     All sending is held; `paperboy sending start` resumes it. docs/backup.md has the whole
     procedure.
     """
-    built, clock, until = services(), moment(now), _moment(sent_until)
+    settle_copy(services(), moment(now), sent_until, assume, old_database, leavers, as_json)
+
+
+def settle_copy(
+    built: Services,
+    clock: datetime,
+    sent_until: str | None,
+    assume: Assume,
+    old_database: str | None,
+    leavers: Path | None,
+    as_json: bool,
+) -> None:
+    """Settle the restored database of `built` and print the report; see `settle`.
+
+    Without `sent_until`, until now.
+    """
+    until = _moment(sent_until) if sent_until else clock
     if until > clock:
         raise UsageError("--sent-until: is in the future")
     with ExitStack() as opened:

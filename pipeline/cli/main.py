@@ -64,6 +64,8 @@ COMMANDS: Final = {
     "dkim": Entry("keys", "Manage the keys that sign mail.", "dkim_app"),
     "keys": Entry("keys", "Manage the keys that sign links and hash addresses.", "app"),
     "bounces": Entry("bounces", "Read bounce mails and provider events.", "app"),
+    "backup": Entry("backup", "Write database, settings and keys into one file."),
+    "restore": Entry("backup", "Restore a backup; no mail is sent twice."),
     "bench": Entry("bench", "Measure sending, matching and the site.", "app"),
     "db": Entry("database", "Create, upgrade and settle the database.", "app"),
 }

@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime, time
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import IO, Annotated, Any, Literal, TextIO, overload
 
 import typer
 from rich.console import Console
@@ -84,8 +85,16 @@ def show(
         table(rows, columns, empty=empty)
 
 
+@overload
+def new_private_file(
+    path: Path, *, force: bool = ..., binary: Literal[False] = ...
+) -> AbstractContextManager[TextIO]: ...
+@overload
+def new_private_file(
+    path: Path, *, force: bool = ..., binary: Literal[True]
+) -> AbstractContextManager[IO[bytes]]: ...
 @contextmanager
-def new_private_file(path: Path, *, force: bool = False) -> Iterator[TextIO]:
+def new_private_file(path: Path, *, force: bool = False, binary: bool = False) -> Iterator[Any]:
     """Open a file with personal data for writing, readable by its owner only (mode 0600).
 
     It appears under its name when it is complete and synced to disk, or not at all. Raise
@@ -96,7 +105,8 @@ def new_private_file(path: Path, *, force: bool = False) -> Iterator[TextIO]:
     if path.exists() and not force:
         raise refusal
     try:
-        with open(partial, "x", encoding="utf-8", newline="", opener=_private) as file:
+        raw = open(partial, "xb", opener=_private)  # noqa: SIM115  (closed by the next line)
+        with raw if binary else TextIOWrapper(raw, encoding="utf-8", newline="") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -73,6 +73,10 @@ class Key:
     def bits(self) -> int:
         return self.private.key_size if isinstance(self.private, RSAPrivateKey) else 256
 
+    def pem(self) -> str:
+        """Return the private key as unencrypted PEM."""
+        return _to_pem(self.private)
+
     @property
     def is_short(self) -> bool:
         return self.algorithm is Algorithm.RSA and self.bits < ENOUGH
@@ -101,6 +105,10 @@ def new_key(algorithm: Algorithm, bits: int = ENOUGH) -> str:
         if algorithm is Algorithm.RSA
         else Ed25519PrivateKey.generate()
     )
+    return _to_pem(private)
+
+
+def _to_pem(private: RSAPrivateKey | Ed25519PrivateKey) -> str:
     return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 

@@ -24,15 +24,20 @@ def upgrade(engine: Engine) -> None:
     Processes that start meanwhile wait for the lock and then find nothing to do. Raises SchemaError
     if the database was upgraded by a newer version, or made before the first release.
     """
+    with engine.begin() as conn:  # on SQLite this is BEGIN IMMEDIATE: one writer at a time
+        upgrade_in(conn)
+
+
+def upgrade_in(conn: Connection, revision: str = "head") -> None:
+    """Run the migrations up to `revision` in this transaction; see `upgrade`."""
     from alembic import command  # not needed by `check`, which every command runs
 
     config = _config()
-    with engine.begin() as conn:  # on SQLite this is BEGIN IMMEDIATE: one writer at a time
-        if conn.dialect.name == "postgresql":
-            conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
-        _known_revision(conn)
-        config.attributes["connection"] = conn
-        command.upgrade(config, "head")
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
+    _known_revision(conn)
+    config.attributes["connection"] = conn
+    command.upgrade(config, revision)
 
 
 def check(engine: Engine) -> None:

@@ -100,7 +100,7 @@ class _Guard:
         """Create a missing file; raise DatabaseFileError if it was replaced or open at a fork."""
         found = self._check_file()
         if found is None:
-            _create_private(self._path)
+            create_private(self._path)
         else:
             self._check_fork(found)
 
@@ -193,7 +193,7 @@ def identity(path: str | Path) -> Identity | None:
     return found.st_dev, found.st_ino
 
 
-def _create_private(path: Path) -> None:
+def create_private(path: Path) -> None:
     """Create a file with mode 0600; SQLite gives its WAL the same permissions.
 
     An existing file is never opened. A mutex serialises threads: if another thread connected to the

@@ -227,8 +227,12 @@ def truncate_wal(engine: Engine) -> None:
 
 def upsert(conn: Connection, table: type[Table]) -> Any:
     """Return an INSERT that supports ON CONFLICT, in the dialect of this connection."""
-    dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    return upsert_in(conn.dialect.name, table)
+
+
+def upsert_in(dialect: str, table: type[Table]) -> Any:
+    """Return `upsert` for the dialect of this name, to keep the statement."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def insert_if(

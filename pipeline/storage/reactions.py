@@ -14,6 +14,7 @@ from functools import cache, reduce
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     Integer,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 
 from pipeline.domain import DeliveryStatus, Liking, SubscriberStatus
-from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.database import in_chunks, upsert_in
 from pipeline.storage.schema import (
     DeliveryRow,
     Id,
@@ -91,8 +92,15 @@ def of_reader(conn: Connection, subscriber_id: int) -> list[Reaction]:
 
 def judged_by(conn: Connection, subscriber_id: int, most: int) -> list[Reaction]:
     """Return the papers that a reader liked or disliked, the last one first."""
-    query = _newest_first(subscriber_id).where(ReactionRow.liking != Liking.NEITHER)
-    return [_reaction(row) for row in conn.execute(query.limit(most))]
+    rows = conn.execute(_judged_by(), {"reader": subscriber_id, "most": most})
+    return [_reaction(row) for row in rows]
+
+
+@cache  # to build it takes longer than to execute it
+def _judged_by() -> Select[Any]:
+    query = _newest_first(bindparam("reader", type_=Id))
+    judged = query.where(ReactionRow.liking != Liking.NEITHER)
+    return judged.limit(bindparam("most", type_=Integer))
 
 
 def of_readers(conn: Connection, subscriber_ids: Sequence[int]) -> defaultdict[int, list[Reaction]]:
@@ -264,11 +272,16 @@ def put_profile(
         "vector_model": profile.vector_model,
         "changed_at": now,
     }
-    new = upsert(conn, ProfileRow)
-    put = new.on_conflict_do_update(
-        index_elements=["subscriber_id"], set_={name: new.excluded[name] for name in values}
-    )
+    put = _put_profile(conn.dialect.name, tuple(values))
     conn.execute(put, {"subscriber_id": subscriber_id, **values})
+
+
+@cache  # as for `_judged_by`
+def _put_profile(dialect: str, names: Sequence[str]) -> Any:
+    new = upsert_in(dialect, ProfileRow)
+    return new.on_conflict_do_update(
+        index_elements=["subscriber_id"], set_={name: new.excluded[name] for name in names}
+    )
 
 
 def feed_secret_of(conn: Connection, subscriber_id: int) -> str | None:
@@ -379,7 +392,7 @@ def _is_saved_by(
     )
 
 
-def _newest_first(subscriber_id: int) -> Select[Any]:
+def _newest_first(subscriber_id: int | BindParameter[int]) -> Select[Any]:
     return (
         select(*ReactionRow.__table__.c)
         .where(ReactionRow.subscriber_id == subscriber_id)

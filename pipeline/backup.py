@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -135,7 +136,7 @@ def _sqlite(backup: Archive, loaded: Settings, path: Path, now: datetime) -> Ite
     others = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
     if existing := [str(one) for one in others if one.exists()]:
         raise PaperboyError(f"move away first, with all processes stopped: {' '.join(existing)}")
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     engine = open_engine(f"sqlite:///{draft}")
     try:
         backup.extract_sqlite(draft)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -100,7 +101,8 @@ def new_private_file(path: Path, *, force: bool = False, binary: bool = False) -
     It appears under its name when it is complete and synced to disk, or not at all. Raise
     PaperboyError if the file exists and not `force`, or if it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # Random, not the process id: in a container that was killed, the next process has the same.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     refusal = PaperboyError(f"{path}: the file exists; choose another name, or use --force")
     if path.exists() and not force:
         raise refusal

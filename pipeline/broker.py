@@ -89,8 +89,11 @@ class Transport(redis.Transport):
     def _deliver(self, message: Any, queue: str) -> None:
         """Pass a message to its consumer, or drop and log it if it is malformed.
 
-        Remote control messages (`.pidbox`) have another format and are not checked.
+        Remote control messages (`.pidbox`) have another format and are not checked. The events
+        that workers send each other every two seconds are not used: drop them silently.
         """
+        if queue.startswith("celeryev."):
+            return
         reason = None if queue.endswith(".pidbox") else fault(message)
         if reason:
             log.warning("broker.message_dropped", queue=queue, reason=reason)

@@ -6,6 +6,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+import structlog
 from kombu.transport import redis
 
 from pipeline import broker
@@ -74,6 +75,7 @@ def test_fault_rejects_a_message_that_is_no_object(other):
         ("dispatch", message(), True),
         ("dispatch", message(body="***"), False),
         ("worker@host.celery.pidbox", {"method": "ping"}, True),
+        ("celeryev.0f1e", {"headers": {"hostname": "worker@host"}}, False),
     ],
 )
 def test_deliver_drops_faulty_messages_but_not_remote_control(
@@ -85,6 +87,15 @@ def test_deliver_drops_faulty_messages_but_not_remote_control(
     broker.Transport._deliver(object.__new__(broker.Transport), given, queue)
 
     assert delivered == ([(given, queue)] if is_delivered else [])
+
+
+@pytest.mark.parametrize(("queue", "is_logged"), [("dispatch", True), ("celeryev.0f1e", False)])
+def test_deliver_logs_faulty_messages_but_no_events_of_workers(monkeypatch, queue, is_logged):
+    """Each other worker sends an event every two seconds."""
+    with structlog.testing.capture_logs() as logged:
+        broker.Transport._deliver(object.__new__(broker.Transport), {"headers": {}}, queue)
+
+    assert bool(logged) is is_logged
 
 
 def test_brpop_read_skips_an_undecodable_message(monkeypatch):

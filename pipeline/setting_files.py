@@ -58,6 +58,9 @@ ELSEWHERE: Final = {
     "BROKER_URL": "REDIS_URL",
 }
 
+PATHS: Final = frozenset({"smtp_ca_file", "curated_topics"})  # settings that are the path of a file
+SQLITE_PATH: Final = re.compile(r"(?P<scheme>sqlite[a-z+]*:///)(?P<path>.+)")
+
 # Settings in which a number sign is more likely part of the value than the start of a comment.
 FREE_TEXT: Final = re.compile(
     r"OPERATOR_ADDRESS|OPERATOR_NAME|LIST_NAME|NOTE|MAIL_FROM|(SMTP|DATABASE|REDIS)_URL|"
@@ -113,6 +116,16 @@ def read(path: Path | None, known: Iterable[str]) -> list[Entry]:
 def values(entries: Iterable[Entry]) -> dict[str, str | None]:
     """Return the values by lower-case name; the last one wins if a name is repeated."""
     return {entry.name.lower(): entry.value for entry in entries}
+
+
+def anchored(name: str, value: str, folder: Path) -> str:
+    """Return the value; a relative path of a SQLite file or a file setting, below `folder`."""
+    if name in PATHS:
+        return str(folder / value)
+    sqlite = SQLITE_PATH.fullmatch(value.strip()) if name == "database_url" else None
+    if sqlite is None or sqlite["path"].startswith(("/", ":memory:", "file:")):
+        return value
+    return f"{sqlite['scheme']}{folder / sqlite['path']}"
 
 
 def duplicates(entries: Iterable[Entry], known: Iterable[str]) -> list[Suspicion]:
@@ -228,10 +241,17 @@ class SecretFiles(PydanticBaseSettingsSource):
     empty. The message names the setting, and never includes the content of a file.
     """
 
-    def __init__(self, settings: type[BaseSettings], place: PydanticBaseSettingsSource) -> None:
+    def __init__(
+        self,
+        settings: type[BaseSettings],
+        place: PydanticBaseSettingsSource,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder` is the directory that relative paths belong to; None: the working directory."""
         super().__init__(settings)
         assert isinstance(place, EnvSettingsSource)  # noqa: S101  (`.env` is one too)
         self._given: Mapping[str, str | None] = place.env_vars
+        self._folder = folder or Path()
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         path = self._given.get(f"{field_name}_file") if is_secret(field) else None
@@ -240,7 +260,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         if self._given.get(field_name):
             name = field_name.upper()
             raise SettingsError(f"{name} and {name}_FILE are both set: remove one")
-        return _read_secret(f"{field_name}_file".upper(), Path(path)), field_name, False
+        return _read_secret(f"{field_name}_file".upper(), self._folder / path), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         problems: list[str] = []

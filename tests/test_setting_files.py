@@ -271,3 +271,66 @@ def test_suspicions_reports_a_duplicate_setting(written, monkeypatch, tmp_path):
     found = [one.text for one in settings.suspicions() if "lines" in one.text]
 
     assert found == ["MAX_PAPERS stands in lines 1, 3 of .env; line 3 counts"]
+
+
+# --- Which .env ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of an installation; the working directory is another one."""
+    folder, here = tmp_path / "installation", tmp_path / "here"
+    folder.mkdir()
+    here.mkdir()
+    monkeypatch.setattr(settings, "INSTALLATION", folder)
+    monkeypatch.chdir(here)
+    return folder
+
+
+def test_env_file_of_the_installation_is_read_from_every_directory(installation: Path):
+    (installation / ".env").write_text("MAX_PAPERS=7")
+
+    assert settings.load().max_papers == 7
+    assert settings.load().database_url == f"sqlite:///{installation}/paperboy.db"
+    assert settings.origins()["MAX_PAPERS"] == str(installation / ".env")
+
+
+def test_paths_in_it_are_relative_to_the_file(installation: Path):
+    (installation / "secrets").mkdir()
+    (installation / "secrets" / "key").write_text("k" * 32)
+    (installation / "topics.toml").write_text("")
+    (installation / ".env").write_text(
+        "DATABASE_URL=sqlite:///data/p.db\nCURATED_TOPICS=topics.toml\nSECRET_KEY_FILE=secrets/key"
+    )
+
+    loaded = settings.load()
+
+    assert loaded.database_url == f"sqlite:///{installation}/data/p.db"
+    assert loaded.curated_topics == installation / "topics.toml"
+    assert loaded.secret_key == ("k" * 32,)
+
+
+def test_env_file_of_the_working_directory_has_priority(installation: Path):
+    (installation / ".env").write_text("MAX_PAPERS=7")
+    Path(".env").write_text("NOTE=Tea")
+
+    assert (settings.load().max_papers, settings.load().note) == (10, "Tea")
+    assert settings.load().database_url == "sqlite:///paperboy.db"
+
+
+def test_a_path_in_the_environment_is_relative_to_the_working_directory(
+    installation: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (installation / ".env").write_text("DATABASE_URL=sqlite:///a.db")
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///b.db")
+
+    assert settings.load().database_url == "sqlite:///b.db"
+    assert settings.origins()["DATABASE_URL"] == "environment"
+
+
+def test_origin_of_a_secret_names_its_file(installation: Path):
+    (installation / "key").write_text("k" * 32)
+    (installation / ".env").write_text("SECRET_KEY_FILE=key")
+
+    assert settings.origins()["SECRET_KEY"] == f"key (SECRET_KEY_FILE of {installation}/.env)"
+    assert settings.origins()["NOTE"] == "default"

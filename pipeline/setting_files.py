@@ -128,6 +128,67 @@ def anchored(name: str, value: str, folder: Path) -> str:
     return f"{sqlite['scheme']}{folder / sqlite['path']}"
 
 
+SAFE: Final = re.compile(r"[\w./:@%+,=-]+", re.ASCII)  # needs no quotation marks anywhere
+COMMENT: Final = re.compile(
+    r"""\s*(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|[^\s#]?.*?)(?P<comment>\s+#.*)?""", re.DOTALL
+)
+
+
+def quoted(name: str, value: str) -> str:
+    """Return the value as it is written to `.env`, so that a shell reads it like Paperboy does.
+
+    Raises SettingsError if no quotation marks keep it: it contains a single quotation mark and one
+    of `" $ \\` and the backtick, or a line break.
+    """
+    if not value or SAFE.fullmatch(value):
+        return value
+    written = f'"{value}"' if "'" in value else f"'{value}'"
+    is_ambiguous = "'" in value and re.search(r'["$`\\!]', value)
+    (binding,) = [*parse_stream(io.StringIO(f"{name}={written}"))][:1]
+    if is_ambiguous or re.search(r"[\r\n]", value) or binding.value != value:
+        raise SettingsError(f"{name}: cannot be written to .env; use fewer quotation marks")
+    return written
+
+
+def rewritten(text: str, changes: Mapping[str, str | None]) -> str:
+    """Return the text of `.env` with these settings changed; all other lines stay as they are.
+
+    A setting replaces its last line, else the line that comments it out, else it is appended. None
+    removes its lines. Raises SettingsError if a value cannot be quoted.
+    """
+    for name, value in changes.items():
+        text = _without(text, name) if value is None else _with(text, name, value)
+    return text
+
+
+def _with(text: str, name: str, value: str) -> str:
+    line = f"{name}={quoted(name, value)}"
+    parts = [binding.original.string for binding in parse_stream(io.StringIO(text))]
+    found = [number for number, part in enumerate(parts) if _name(part) == name]
+    if found:
+        before, _, old = parts[found[-1]].partition("=")
+        kept = COMMENT.fullmatch(old.rstrip("\r\n"))
+        end = old[len(old.rstrip("\r\n")) :]
+        lead = before[: len(before) - len(before.lstrip())]
+        parts[found[-1]] = f"{lead}{line}{(kept and kept['comment']) or ''}{end or chr(10)}"
+        return "".join(parts)
+    commented = re.compile(rf"^#[ ]?{name}=.*$", re.MULTILINE)
+    if commented.search(text):
+        return commented.sub(lambda _: line, text, count=1)
+    return f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n"
+
+
+def _without(text: str, name: str) -> str:
+    bindings = parse_stream(io.StringIO(text))
+    return "".join(one.original.string for one in bindings if _name(one.original.string) != name)
+
+
+def _name(part: str) -> str | None:
+    """Return the name that a part of `.env` sets, in upper case; None for a comment."""
+    (binding,) = [*parse_stream(io.StringIO(part))][:1] or (None,)
+    return binding.key.upper() if binding is not None and binding.key else None
+
+
 def duplicates(entries: Iterable[Entry], known: Iterable[str]) -> list[Suspicion]:
     """Return settings that the file defines more than once with different values."""
     given: dict[str, list[Entry]] = {}

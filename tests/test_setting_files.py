@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import shlex
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from pipeline import settings
+from pipeline import setting_files, settings
 from pipeline.errors import SettingsError
 from pipeline.setting_files import duplicates, misnomers, read, values
 from pipeline.settings import Settings
@@ -271,6 +276,55 @@ def test_suspicions_reports_a_duplicate_setting(written, monkeypatch, tmp_path):
     found = [one.text for one in settings.suspicions() if "lines" in one.text]
 
     assert found == ["MAX_PAPERS stands in lines 1, 3 of .env; line 3 counts"]
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+@given(value=st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]) | st.just(" ")))
+@example("a'b")
+@example("it's #1")
+@example("ends in \\\\")
+@example("$HOME `x` ${y}")
+def test_a_written_value_is_read_alike_by_dotenv_and_a_shell(value: str):
+    try:
+        line = setting_files.rewritten("", {"NOTE": value.strip()})
+    except SettingsError:
+        assert set(value) & set("'\\")
+        return
+
+    assert dotenv_values(stream=io.StringIO(line), interpolate=False)["NOTE"] == value.strip()
+    assert shlex.split(line, comments=True) == [f"NOTE={value.strip()}"]
+    if "'" in value:
+        assert not set(value) & set('"$`\\')  # a shell would replace or end at these
+
+
+OLD = """\
+# The site.
+#SITE_URL=http://127.0.0.1:8000
+
+export NOTE='Tea # hot'  # ours
+NOTE=Coffee # second
+UNKNOWN="kept
+over two lines"
+"""
+
+
+def test_a_changed_setting_replaces_its_last_line_and_keeps_all_others():
+    new = setting_files.rewritten(OLD, {"NOTE": "Green tea", "SITE_URL": "https://x.example"})
+
+    assert new == OLD.replace("NOTE=Coffee", "NOTE='Green tea'").replace(
+        "#SITE_URL=http://127.0.0.1:8000", "SITE_URL=https://x.example"
+    )
+
+
+def test_a_new_setting_is_appended_and_a_removed_one_disappears():
+    assert setting_files.rewritten("A=1", {"B": "2"}) == "A=1\nB=2\n"
+    assert setting_files.rewritten("A=1\n# B\nB=2\n", {"B": None}) == "A=1\n# B\n"
+
+
+def test_replacement_text_is_literal():
+    assert setting_files.rewritten("#NOTE=\n", {"NOTE": r"\1 \g<0>"}) == "NOTE='\\1 \\g<0>'\n"
 
 
 # --- Which .env ---------------------------------------------------------------------------------

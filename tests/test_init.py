@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -199,6 +201,87 @@ def test_yes_without_a_needed_setting_names_its_option(terminal: Terminal):
     assert code == 2
     assert "--yes needs --mail-from, --smtp-url, --operator-address" in said
     assert not terminal.env_file.exists()
+
+
+# --- The documents ------------------------------------------------------------------------------
+
+NOBODY = 65_534
+
+
+def _other_user() -> int | None:
+    """Return an unprivileged user, if this one is root and Python is not in root's home."""
+    python = Path(sys.executable)
+    folders = {*python.parents, *python.resolve().parents, *ROOT.parents}
+    is_open = all(folder.stat().st_mode & 0o001 for folder in folders)
+    return NOBODY if os.geteuid() == 0 and is_open else None
+
+
+@contextmanager
+def _clean_copy() -> Iterator[Path]:
+    """Yield a copy of the project with installed packages, owned by an unprivileged user."""
+    with TemporaryDirectory() as name:
+        copy = Path(name) / "paperboy"
+        ignore = shutil.ignore_patterns(".git", ".venv", ".env", "var", "__pycache__", ".*_cache")
+        shutil.copytree(ROOT, copy, ignore=ignore)
+        (copy / ".venv").mkdir()
+        (copy / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+        for stamp in (".python", ".installed"):
+            (copy / ".venv" / stamp).touch()
+        if _other_user():
+            for path in (copy.parent, copy, *copy.rglob("*")):
+                os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        yield copy
+
+
+@subprocess_test
+@pytest.mark.timeout(300)
+def test_commands_of_the_install_page_lead_to_a_digest(terminal: Terminal):
+    """The packages are those of this environment, and the papers are recorded ones."""
+    page = (ROOT / "docs" / "install.md").read_text().partition("## From an empty machine")[2]
+    commands = re.findall(r"^    ((?:make install|\.venv/bin/paperboy) ?.*)$", page, re.MULTILINE)
+    samples = (f"--file pipeline/samples/{name}" for name in ("huggingface.json", "arxiv.jsonl"))
+    user = _other_user()
+
+    with _clean_copy() as copy:
+        for command in commands:
+            if command.endswith(" ingest"):
+                command += " " + " ".join(samples)
+            done = subprocess.run(
+                shlex.split(command),
+                cwd=copy,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(copy),
+                    "PYTHONPATH": str(copy),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                },
+                input="\n".join([*terminal.answers(), "", "", ""]),
+                user=user,
+                group=user,
+                extra_groups=[] if user else None,
+                umask=0o077,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+    assert [command.split()[1] for command in commands] == [
+        *("install", "init", "config", "ingest", "subscribers", "publish", "send", "doctor")
+    ]
+    assert [mail.recipient for mail in terminal.sink.accepted] == ["ada@example.org"]
+
+
+@pytest.mark.parametrize("name", ["Caddyfile", "nginx.conf"])
+def test_proxy_examples_of_the_documents_are_those_of_deploy(name):
+    file = (ROOT / "deploy" / name).read_text()
+    page = (ROOT / "docs" / "deploy.md").read_text().partition(f"[deploy/{name}]")[2]
+    block = re.match(r".*?\n\n((?:    [^\n]*\n)+)", page, re.DOTALL)
+
+    assert block is not None
+    assert all(line.strip() in file for line in block[1].splitlines())
+    assert "TRUSTED_PROXIES='127.0.0.1 ::1'" in file
 
 
 # --- Providers ----------------------------------------------------------------------------------

@@ -168,6 +168,8 @@ class Settings(BaseSettings):
     arxiv_categories: Words = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
     huggingface_token: SecretStr | None = None
     author_lookup: bool = True
+    https_proxy: SecretStr | None = None  # parsed by `sources.public_addresses.Proxy`
+    no_proxy: Words = ()
 
     # Matching
     semantic_model: Words = ()  # folders, packages or hub names; see `embedding.Model`
@@ -368,6 +370,17 @@ class Settings(BaseSettings):
         if len(line) > LONGEST_LINE:
             raise ValueError(f"must have at most {LONGEST_LINE} characters")
         return line
+
+    @field_validator("https_proxy")
+    @classmethod
+    def _proxy_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        example = "must look like http://user:password@proxy.example.org:3128"
+        url = _login_url(value.get_secret_value(), example)
+        if url.scheme != "http" or not url.host or not url.port or url.path.strip("/") or url.query:
+            raise ValueError(example)
+        return SecretStr(str(url).rstrip("/"))
 
     @field_validator("smtp_rates")
     @classmethod

@@ -91,7 +91,9 @@ def _lacks(what: str, requirement: str) -> None:
 
 @pytest.fixture(autouse=True)
 def no_settings_of_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read no `.env` beside this checkout in a test that works in another directory."""
+    """Read no `.env` beside this checkout from another directory, and use no proxy."""
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(settings, "INSTALLATION", None)
 
 

@@ -861,6 +861,7 @@ def test_config_prints_no_secret(paperboy: Paperboy, monkeypatch):
         "DATABASE_URL": "postgresql://ada:canary@h/db?password=canary",
         "SMTP_URL": "smtp://canary:canary@h",
         "BOUNCE_MAILBOX": "imaps://a:canary@h/X",
+        "HTTPS_PROXY": "http://a:canary@h:3128",
     }
     secrets = [n.upper() for n, field in settings.Settings.model_fields.items() if is_secret(field)]
     for name in set(secrets) - {"REDIS_URL", "BOUNCE_MAILBOX_PASSWORD", "SMTP_OAUTH_COMMAND"}:

@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 
 app = typer.Typer()
 
-URLS: Final = frozenset({"database_url", "redis_url", "smtp_url", "bounce_mailbox"})
+URLS: Final = frozenset({"database_url", "redis_url", "smtp_url", "bounce_mailbox", "https_proxy"})
 HIDDEN: Final = "***"
 
 

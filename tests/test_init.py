@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -11,15 +13,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
 import pytest
 
 from pipeline import settings
-from pipeline.cli import units
+from pipeline.cli import init, units
 from pipeline.dkim.keys import read_keys
+from pipeline.doctor import Installation
 from pipeline.setting_values import parse_login_url
 from pipeline.smtp.providers import PROVIDERS, provider_of
 from tests.support.running import Command
@@ -50,7 +55,7 @@ class Terminal:
     def settings(self) -> settings.Settings:
         return settings.load(self.env_file)
 
-    def start(self, *options: str, program: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> subprocess.Popen[str]:
         return Command(self.folder).start("init", *options, stdin=subprocess.PIPE)
 
     def run(self, *lines: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
@@ -85,6 +90,7 @@ class Terminal:
 def terminal(tmp_path: Path, valkey: str) -> Iterator[Terminal]:
     folder = tmp_path / "list"
     folder.mkdir()
+    (folder / ".env").touch(0o644)  # else that of this checkout is written
     with open_sink(features=FEATURES, logins={"ada": PASSWORD}) as sink:
         yield Terminal(folder, valkey, sink)
 
@@ -161,8 +167,7 @@ def test_an_interruption_at_a_prompt_leaves_the_old_file(terminal: Terminal, num
         process.stdin.write("\n".join(terminal.answers()[:-1]) + "\n")
         process.stdin.flush()
         said = ""
-        while "Write " not in said:
-            said += os.read(process.stdout.fileno(), 4096).decode()
+        said = _read_until(process.stdout.fileno(), "Write ", said)
         process.send_signal(number)
         process.wait(timeout=30)
 
@@ -200,7 +205,75 @@ def test_yes_without_a_needed_setting_names_its_option(terminal: Terminal):
 
     assert code == 2
     assert "--yes needs --mail-from, --smtp-url, --operator-address" in said
-    assert not terminal.env_file.exists()
+    assert terminal.env_file.read_text() == ""
+
+
+@subprocess_test
+def test_a_terminal_does_not_show_the_password(terminal: Terminal):
+    keyboard, screen = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "init", "--site-url", "http://127.0.0.1:8000"],
+        cwd=terminal.folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TERM": "dumb"},
+        stdin=screen,
+        stdout=screen,
+        stderr=screen,
+        start_new_session=True,
+    ) as process:
+        shown = ""
+        for prompt, line in zip(PROMPTS, terminal.answers()[1:7], strict=True):
+            shown = _read_until(keyboard, prompt, shown).partition(prompt)[2]
+            os.write(keyboard, f"{line}\n".encode())
+        shown = _read_until(keyboard, "accepts the login of ada", shown)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+    os.close(keyboard)
+    os.close(screen)
+
+    assert PASSWORD not in shown
+    assert terminal.env_file.read_text() == ""
+
+
+PROMPTS = ("Sender", "Who sends your mail?", "Mail server", "Port", "User name", "Password: ")
+
+
+def _read_until(terminal: int, words: str, shown: str) -> str:
+    while words not in shown:
+        assert select.select([terminal], [], [], 30)[0], shown
+        shown += os.read(terminal, 4096).decode()
+    return shown
+
+
+@pytest.mark.parametrize("is_owner", [True, False])
+def test_rights_in_postgresql_are_tested(postgresql_url, is_owner):
+    url = postgresql_url
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("DROP ROLE IF EXISTS reader_only")
+        conn.execute("CREATE ROLE reader_only LOGIN")
+    if not is_owner:
+        url = str(replace(parse_login_url(url), username="reader_only", password=None))
+    installation = Installation(settings.load(None, database_url=url), datetime.now(UTC))
+
+    found = {finding.check: finding for finding in init._database_rights(installation)}
+    installation.services.engine.dispose()
+
+    assert found["database"].ok
+    assert found["database rights"].ok is is_owner
+
+
+def test_a_secret_in_a_file_is_replaced_by_its_new_value(tmp_path, monkeypatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    (tmp_path / "redis").write_text("redis://127.0.0.1:1/0")
+    path = tmp_path / ".env"
+    path.write_text(f"REDIS_URL_FILE={tmp_path / 'redis'}\nNOTE=Tea\n")
+    given = {"site_url": "http://127.0.0.1:8000", "mail_from": "papers@localhost",
+             "smtp_url": "smtp://127.0.0.1:1025", "operator_address": "1 Street"}  # fmt: skip
+    dialogue = init.Dialogue(path, given, yes=True)
+
+    dialogue.settle("redis_url", lambda: "redis://127.0.0.1:2/0", ())
+
+    assert dialogue.write(None)
+    assert path.read_text() == "NOTE=Tea\nREDIS_URL=redis://127.0.0.1:2/0\n"
 
 
 # --- The documents ------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from pipeline.doctor.mail import wire_sample
 from pipeline.domain import DeliveryKind
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.preview import send_once
-from pipeline.setting_values import LoginURL, parse_login_url
+from pipeline.setting_values import LoginURL, is_loopback, parse_login_url
 from pipeline.settings import Settings
 from pipeline.smtp.providers import PROVIDERS, Provider, provider_of
 from pipeline.storage.database import read_only
@@ -92,7 +92,7 @@ def init_command(
     Settings given as options are not asked for. An existing .env keeps its other lines, and Enter
     keeps a value. It can be run again at any time; an interruption changes nothing.
     """
-    path = settings.find_env_file().absolute()
+    path = _env_file()
     _check_owner(path.parent)
     given = {
         "site_url": site_url,
@@ -113,6 +113,14 @@ def init_command(
     _prepare(dialogue, test_mail, unit_folder)
 
 
+def _env_file() -> Path:
+    """Return the `.env` that commands here read; if there is none, that of the installation."""
+    path = settings.find_env_file().absolute()
+    if path.exists() or settings.INSTALLATION is None:
+        return path
+    return settings.INSTALLATION / settings.ENV_FILE
+
+
 def _check_owner(folder: Path) -> None:
     """Raise PaperboyError for root in the folder of another user, who could not read the files."""
     owner = folder.stat().st_uid
@@ -124,7 +132,7 @@ def _check_owner(folder: Path) -> None:
 def _ask_all(dialogue: Dialogue) -> None:
     ask = dialogue.ask
     ask("site_url", "Address of the site (https)", checks=(site.site_tls,))
-    if not dialogue.candidate.site_url.startswith("http://127."):
+    if not is_loopback(dialogue.candidate.site_host):
         ask("trusted_proxies", "Addresses of the reverse proxy", default=LOCAL_PROXY)
     ask("mail_from", "Sender of the mail, Name <address>", checks=(dns.mx,))
     dialogue.settle("smtp_url", dialogue.smtp_url, MAIL_SERVER)
@@ -358,9 +366,9 @@ class Dialogue:
             self.dkim_file = self.path.parent / f"dkim-{selector}.pem"
             self.answers["dkim_keys"] = f"{selector}:{self.dkim_file}"
         changes = dict(self._changes())
-        old = self.path.read_text("utf-8-sig") if self.path.exists() else self._new_text()
-        new = setting_files.rewritten(old, changes)
-        if self.path.exists() and new == old:
+        old = self.path.read_text("utf-8-sig") if self.path.exists() else ""
+        new = setting_files.rewritten(old or self._new_text(), changes)
+        if old and new == old:
             _say(f"{self.path} stays as it is.")
             return True
         self._show_changes(changes)

@@ -27,6 +27,7 @@ from pipeline.dkim.keys import read_keys
 from pipeline.doctor import Installation
 from pipeline.setting_values import parse_login_url
 from pipeline.smtp.providers import PROVIDERS, provider_of
+from pipeline.tasks import QUEUES
 from tests.support.running import Command
 from tests.support.sinks import Sink, open_sink
 
@@ -428,14 +429,50 @@ def _systemd_analyze(*arguments: str, folder: Path) -> subprocess.CompletedProce
 
 
 def test_units_start_one_worker_for_each_queue():
-    from pipeline.tasks import QUEUES
-
     for queue in QUEUES:
         unit = (UNITS / f"paperboy-{queue}.service").read_text()
         assert f"worker --queues {queue} --concurrency " in unit
         assert f"--hostname {queue}@%%h" in unit
     wanted = re.findall(r"^Wants=(.*)$", (UNITS / "paperboy.target").read_text(), re.MULTILINE)
     assert {f"paperboy-{queue}.service" for queue in QUEUES} <= set(wanted[0].split())
+
+
+READY = {
+    "web": "Serving on 127.0.0.1",
+    "ingest": "ingest@",
+    "edition": "edition@",
+    "dispatch": "dispatch@",
+    "beat": "beat: Starting",
+}
+
+
+@subprocess_test
+@pytest.mark.parametrize("name", READY)
+def test_command_of_each_unit_starts_and_stops(name, tmp_path, sqlite_url, valkey):
+    """In a working directory that holds nothing but `.env`."""
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / ".env").write_text(f"DATABASE_URL={sqlite_url}\nREDIS_URL={valkey}\n")
+    unit = (UNITS / f"paperboy-{name}.service").read_text()
+    (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    line = line.replace("%%", "%").replace("--port 8000", "--port 0")
+    command = shlex.split(line.replace("/tmp/beat", str(tmp_path / "beat")))
+
+    with subprocess.Popen(
+        [str(Path(sys.executable).parent / Path(command[0]).name), *command[1:]],
+        cwd=tmp_path / "list",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
+             "PYTHONWARNINGS": "ignore"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        said = _read_until(process.stdout.fileno(), READY[name], "")
+        if name in QUEUES:
+            said = _read_until(process.stdout.fileno(), " ready", said)
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0, said + rest.decode()
 
 
 @subprocess_test

@@ -26,6 +26,10 @@ help: ## Tell what there is to do
 	@echo "Paperboy: a daily newsletter of research papers. make ..."
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 
+.PHONY: install
+install: $(VENV)/.installed ## Install what running it needs, and no more
+	@echo "Paperboy is installed. Next: $(BIN)/paperboy init    (or try it first: make demo)"
+
 .PHONY: demo
 demo: $(VENV)/.installed ## Send a few digests to a folder; needs nothing but Python 3.11 or newer
 	$(BIN)/paperboy demo

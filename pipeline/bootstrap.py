@@ -113,12 +113,14 @@ class Services:
     def _client(self) -> Client:
         from pipeline.ingest import StoredValidators
         from pipeline.sources.client import Client, user_agent
+        from pipeline.sources.public_addresses import Proxy
 
         loaded = self.settings
         return Client(
             user_agent(version("paperboy"), loaded.site_url, loaded.contact),
             wait_turn=self._wait_turn,
             validators=StoredValidators(self.engine),
+            proxy=Proxy.of(loaded),
         )
 
     def _wait_turn(self, limit: str) -> None:

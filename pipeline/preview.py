@@ -49,14 +49,7 @@ class Previewer:
         """
         digest, delivery = self._next_digest(email, now)
         body = self.composer.compose(replace(delivery, email=address), digest, now=now)
-        connection = transport.open()
-        try:
-            mail_from = self.composer.sender.address
-            decision = connection.begin(mail_from, address, body) or connection.finish()
-        finally:
-            connection.close()
-        if decision.verdict is not Verdict.ACCEPTED:
-            raise TransportError(f"the preview was not taken: {decision.reply or decision.verdict}")
+        send_once(transport, self.composer.sender.address, address, body)
 
     def _next_digest(self, email: str, now: datetime) -> tuple[Digest, Delivery]:
         """Return the next digest and an unsaved delivery for it."""
@@ -77,3 +70,14 @@ class Previewer:
             created_at=now,
             secret=subscriber.secret,
         )
+
+
+def send_once(transport: Transport, mail_from: str, address: str, body: bytes) -> None:
+    """Send one mail without a retry. Raises TransportError with the reply if it is rejected."""
+    connection = transport.open()
+    try:
+        decision = connection.begin(mail_from, address, body) or connection.finish()
+    finally:
+        connection.close()
+    if decision.verdict is not Verdict.ACCEPTED:
+        raise TransportError(f"the mail was not taken: {decision.reply or decision.verdict}")

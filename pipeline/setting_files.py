@@ -30,7 +30,7 @@ OF_TESTS: Final = "PAPERBOY_REQUIRE_"  # prefix of the tests; see tests/conftest
 # Python, of libraries, of the system.
 OTHERS: Final = re.compile(
     r"(POSTGRES|PG|COMPOSE|DOCKER|BUILDKIT|REDIS_(?!URL)|VALKEY|CELERY|C_FORCE_ROOT|FORKED_BY|"
-    r"UVICORN|PYTHON|PIP|UV_|VIRTUAL_ENV|HF_|OMP_|REQUESTS_|CURL_|SSL_CERT|HTTPS?_PROXY|NO_PROXY|"
+    r"UVICORN|PYTHON|PIP|UV_|VIRTUAL_ENV|HF_|OMP_|REQUESTS_|CURL_|SSL_CERT|HTTP_PROXY|"
     r"ALL_PROXY|SOURCE_DATE|TZ$|LANG|LC_|PATH$|HOME$|USER$|SHELL$|TERM|PWD|PUID$|PGID$|UID$|GID$|"
     r"TRAEFIK|CADDY|NGINX|VIRTUAL_HOST|LETSENCRYPT|ACME|BACKUP_DAYS$)"
 )
@@ -57,6 +57,9 @@ ELSEWHERE: Final = {
     "DB_URL": "DATABASE_URL",
     "BROKER_URL": "REDIS_URL",
 }
+
+PATHS: Final = frozenset({"smtp_ca_file", "curated_topics"})  # settings that are the path of a file
+SQLITE_PATH: Final = re.compile(r"(?P<scheme>sqlite[a-z+]*:///)(?P<path>.+)")
 
 # Settings in which a number sign is more likely part of the value than the start of a comment.
 FREE_TEXT: Final = re.compile(
@@ -113,6 +116,77 @@ def read(path: Path | None, known: Iterable[str]) -> list[Entry]:
 def values(entries: Iterable[Entry]) -> dict[str, str | None]:
     """Return the values by lower-case name; the last one wins if a name is repeated."""
     return {entry.name.lower(): entry.value for entry in entries}
+
+
+def anchored(name: str, value: str, folder: Path) -> str:
+    """Return the value; a relative path of a SQLite file or a file setting, below `folder`."""
+    if name in PATHS:
+        return str(folder / value)
+    sqlite = SQLITE_PATH.fullmatch(value.strip()) if name == "database_url" else None
+    if sqlite is None or sqlite["path"].startswith(("/", ":memory:", "file:")):
+        return value
+    return f"{sqlite['scheme']}{folder / sqlite['path']}"
+
+
+SAFE: Final = re.compile(r"[\w./:@%+,=-]+", re.ASCII)  # needs no quotation marks anywhere
+COMMENT: Final = re.compile(
+    r"""\s*(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|[^\s#]?.*?)(?P<comment>\s+#.*)?""", re.DOTALL
+)
+
+
+def quoted(name: str, value: str) -> str:
+    """Return the value as it is written to `.env`, so that a shell reads it like Paperboy does.
+
+    Raises SettingsError if no quotation marks keep it: it contains a single quotation mark and one
+    of `" $ \\` and the backtick, or a line break.
+    """
+    if not value or SAFE.fullmatch(value):
+        return value
+    written = f'"{value}"' if "'" in value else f"'{value}'"
+    is_ambiguous = "'" in value and re.search(r'["$`\\!]', value)
+    (binding,) = [*parse_stream(io.StringIO(f"{name}={written}"))][:1]
+    if is_ambiguous or re.search(r"[\r\n]", value) or binding.value != value:
+        raise SettingsError(f"{name}: cannot be written to .env; use fewer quotation marks")
+    return written
+
+
+def rewritten(text: str, changes: Mapping[str, str | None]) -> str:
+    """Return the text of `.env` with these settings changed; all other lines stay as they are.
+
+    A setting replaces its last line, else the line that comments it out, else it is appended. None
+    removes its lines. Raises SettingsError if a value cannot be quoted.
+    """
+    for name, value in changes.items():
+        text = _without(text, name) if value is None else _with(text, name, value)
+    return text
+
+
+def _with(text: str, name: str, value: str) -> str:
+    line = f"{name}={quoted(name, value)}"
+    parts = [binding.original.string for binding in parse_stream(io.StringIO(text))]
+    found = [number for number, part in enumerate(parts) if _name(part) == name]
+    if found:
+        before, _, old = parts[found[-1]].partition("=")
+        kept = COMMENT.fullmatch(old.rstrip("\r\n"))
+        end = old[len(old.rstrip("\r\n")) :]
+        lead = before[: len(before) - len(before.lstrip())]
+        parts[found[-1]] = f"{lead}{line}{(kept and kept['comment']) or ''}{end or chr(10)}"
+        return "".join(parts)
+    commented = re.compile(rf"^#[ ]?{name}=.*$", re.MULTILINE)
+    if commented.search(text):
+        return commented.sub(lambda _: line, text, count=1)
+    return f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n"
+
+
+def _without(text: str, name: str) -> str:
+    bindings = parse_stream(io.StringIO(text))
+    return "".join(one.original.string for one in bindings if _name(one.original.string) != name)
+
+
+def _name(part: str) -> str | None:
+    """Return the name that a part of `.env` sets, in upper case; None for a comment."""
+    (binding,) = [*parse_stream(io.StringIO(part))][:1] or (None,)
+    return binding.key.upper() if binding is not None and binding.key else None
 
 
 def duplicates(entries: Iterable[Entry], known: Iterable[str]) -> list[Suspicion]:
@@ -228,10 +302,17 @@ class SecretFiles(PydanticBaseSettingsSource):
     empty. The message names the setting, and never includes the content of a file.
     """
 
-    def __init__(self, settings: type[BaseSettings], place: PydanticBaseSettingsSource) -> None:
+    def __init__(
+        self,
+        settings: type[BaseSettings],
+        place: PydanticBaseSettingsSource,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder` is the directory that relative paths belong to; None: the working directory."""
         super().__init__(settings)
         assert isinstance(place, EnvSettingsSource)  # noqa: S101  (`.env` is one too)
         self._given: Mapping[str, str | None] = place.env_vars
+        self._folder = folder or Path()
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         path = self._given.get(f"{field_name}_file") if is_secret(field) else None
@@ -240,7 +321,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         if self._given.get(field_name):
             name = field_name.upper()
             raise SettingsError(f"{name} and {name}_FILE are both set: remove one")
-        return _read_secret(f"{field_name}_file".upper(), Path(path)), field_name, False
+        return _read_secret(f"{field_name}_file".upper(), self._folder / path), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         problems: list[str] = []

@@ -151,7 +151,10 @@ def parse_site_url(value: str) -> str:
     scheme, rest = parts["scheme"].lower(), parts["rest"].rstrip("/")
     for mark, name in (("#", "fragment"), ("?", "query"), ("@", "user name"), ("/", "path")):
         if mark in rest:
-            raise ValueError(f"must have no {name}: only the scheme and the host, and maybe a port")
+            advice = "; give the site a host name of its own" if name == "path" else ""
+            raise ValueError(
+                f"must have no {name}: only the scheme and the host, and maybe a port{advice}"
+            )
     host, port = parse_place(rest)
     if not host:
         raise ValueError("must look like https://papers.example.org")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from email.utils import parseaddr
@@ -51,11 +51,21 @@ from pipeline.setting_values import (
 
 log = structlog.get_logger(__name__)
 
+ENV_FILE: Final = Path(".env")
 SHORTEST_SECRET = 32  # characters: 128 bits even if each is a hexadecimal digit
 LONGEST_LINE = 500  # characters in a text setting
 MOST_A_WINDOW = 1_000_000_000  # mails; the limit of the database column
 RELAY_PORTS: Final = frozenset({25, 465, 587})  # on loopback: a server that relays to the internet
 SNS_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}")
+
+
+def _installation() -> Path | None:
+    """Return the folder of an installation from its repository; None for an installed wheel."""
+    folder = Path(__file__).resolve().parents[1]
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
+INSTALLATION = _installation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,8 @@ class Settings(BaseSettings):
     arxiv_categories: Words = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
     huggingface_token: SecretStr | None = None
     author_lookup: bool = True
+    https_proxy: SecretStr | None = None  # parsed by `sources.public_addresses.Proxy`
+    no_proxy: Words = ()
 
     # Matching
     semantic_model: Words = ()  # folders, packages or hub names; see `embedding.Model`
@@ -222,7 +234,7 @@ class Settings(BaseSettings):
             env_settings,
             SecretFiles(settings_cls, env_settings),
             from_file,
-            SecretFiles(settings_cls, from_file),
+            SecretFiles(settings_cls, from_file, from_file.folder),
         )
 
     @field_validator("*", mode="before")
@@ -358,6 +370,17 @@ class Settings(BaseSettings):
         if len(line) > LONGEST_LINE:
             raise ValueError(f"must have at most {LONGEST_LINE} characters")
         return line
+
+    @field_validator("https_proxy")
+    @classmethod
+    def _proxy_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        example = "must look like http://user:password@proxy.example.org:3128"
+        url = _login_url(value.get_secret_value(), example)
+        if url.scheme != "http" or not url.host or not url.port or url.path.strip("/") or url.query:
+            raise ValueError(example)
+        return SecretStr(str(url).rstrip("/"))
 
     @field_validator("smtp_rates")
     @classmethod
@@ -524,24 +547,69 @@ class Settings(BaseSettings):
             )
 
 
-def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+def find_env_file(path: Path = ENV_FILE) -> Path:
+    """Return `.env` of the working directory; if it has none, `.env` of the installation, if any.
+
+    So a command works from every directory. Another path is returned as it is.
+    """
+    if path != ENV_FILE or path.is_file() or INSTALLATION is None:
+        return path
+    installed = INSTALLATION / ENV_FILE
+    return installed if installed.is_file() else path
+
+
+def load(env_file: Path | None = ENV_FILE, **overrides: Any) -> Settings:
     """Return the settings of this process: `overrides`, then the environment, then `env_file`.
 
-    Raises SettingsError that names every invalid setting, without its value.
+    See `find_env_file`. If the file is in another directory, relative paths in it, and that of the
+    default database, are relative to the file. Raises SettingsError that names every invalid
+    setting, without its value.
     """
+    env_file = env_file and find_env_file(env_file)
     setting_files.read(env_file, _NAMES)  # raises our own messages before pydantic parses the file
     try:
-        return Settings(_env_file=env_file, **overrides)
+        loaded = Settings(_env_file=env_file, **overrides)
     except ValidationError as error:
         parts = error.errors(include_input=False, include_url=False)
         raise SettingsError("; ".join(map(_explain, parts))) from None
+    default = Settings.model_fields["database_url"].default
+    is_default = "database_url" not in loaded.model_fields_set
+    if is_default and env_file and env_file.is_absolute() and env_file.is_file():
+        anchored = setting_files.anchored("database_url", default, env_file.parent)
+        return loaded.model_copy(update={"database_url": anchored})
+    return loaded
 
 
-def suspicions(env_file: Path | None = Path(".env")) -> list[setting_files.Suspicion]:
+def suspicions(env_file: Path | None = ENV_FILE) -> list[setting_files.Suspicion]:
     """Return names that are probably mistyped settings, and settings that are given twice."""
-    entries = setting_files.read(env_file, _NAMES)
+    entries = setting_files.read(env_file and find_env_file(env_file), _NAMES)
     found = setting_files.misnomers(entries, os.environ, _NAMES)
     return [*found, *setting_files.duplicates(entries, _NAMES)]
+
+
+def origins(env_file: Path = ENV_FILE) -> dict[str, str]:
+    """Return the place that each setting in force comes from, by its name in upper case.
+
+    The place is `environment`, the path of `.env`, the path of a secret's file with the place that
+    names it, or `default`.
+    """
+    path = find_env_file(env_file)
+    entries = setting_files.values(setting_files.read(path, _NAMES))
+    places = (("environment", _lower(os.environ)), (str(path.absolute()), entries))
+    return {name.upper(): _origin(name, places) for name in Settings.model_fields}
+
+
+def _origin(name: str, places: Iterable[tuple[str, Mapping[str, str | None]]]) -> str:
+    for place, given in places:
+        if given.get(name):
+            return place
+        if is_secret(Settings.model_fields[name]) and (file := given.get(f"{name}_file")):
+            return f"{file} ({name.upper()}_FILE of {place})"
+    return "default"
+
+
+def _lower(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in environment.items()}
 
 
 def log_suspicions() -> None:
@@ -553,9 +621,23 @@ def log_suspicions() -> None:
 class _EnvFile(DotEnvSettingsSource):
     """`.env` as parsed by `env_file`: values are literal, `${...}` is not expanded."""
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the directory that its relative paths belong to; None: the working directory."""
+        path = self._path
+        return path.parent if path is not None and path.is_absolute() else None
+
+    @property
+    def _path(self) -> Path | None:
+        return Path(self.env_file) if isinstance(self.env_file, str | os.PathLike) else None
+
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        path = Path(self.env_file) if isinstance(self.env_file, str | os.PathLike) else None
-        given = setting_files.values(setting_files.read(path, _NAMES))
+        given = setting_files.values(setting_files.read(self._path, _NAMES))
+        if folder := self.folder:
+            given = {
+                name: value and setting_files.anchored(name, value, folder)
+                for name, value in given.items()
+            }
         return parse_env_vars(given, False, bool(self.env_ignore_empty), None)
 
 

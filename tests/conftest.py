@@ -17,6 +17,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine
 
+from pipeline import settings
 from pipeline.local import processes
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
@@ -100,6 +101,17 @@ def _lacks(what: str, requirement: str) -> None:
     if os.environ.get(requirement) == "1":
         pytest.fail(f"{what}, and {requirement}=1", pytrace=False)
     pytest.skip(what)
+
+
+# --- Settings -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read no `.env` beside this checkout from another directory, and use no proxy."""
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(settings, "INSTALLATION", None)
 
 
 # --- Databases ----------------------------------------------------------------------------------

@@ -27,7 +27,12 @@ SETTINGS = """\
 
 Set these in the environment or in `.env`, in upper case. The environment has priority. A trial
 needs none of them. Mail to real people needs those marked (needed). A secret may be read from a
-file: `NAME_FILE` then names the file. `paperboy doctor` checks them all.
+file: `NAME_FILE` then names the file.
+
+`.env` is that of the working directory; if it has none, that of the folder Paperboy is installed
+from, and relative paths of files belong to that folder. So every command uses the same SQLite file.
+`paperboy config` prints every setting in force and where it comes from; `paperboy doctor` checks
+them.
 
 This page is generated: run `make reference` after a change of `pipeline/settings.py` or
 `.env.example`.

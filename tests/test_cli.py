@@ -23,8 +23,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import bootstrap, cli
+from pipeline import bootstrap, cli, settings
 from pipeline.cli.main import COMMANDS
+from pipeline.setting_files import is_secret
 from tests.support.sinks import open_sink
 
 AT_EIGHT = "2030-01-02T08:00:00Z"
@@ -865,3 +866,44 @@ def test_unknown_subscriber_error_omits_the_address(ready):
     answer = ready("subscribers", "show", "ada@example.org")
 
     assert (answer.code, answer.err) == (1, "paperboy: no subscriber has this address\n")
+
+
+# --- config -------------------------------------------------------------------------------------
+
+
+def test_config_lists_every_setting_with_its_source(paperboy: Paperboy, tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text(
+        "NOTE=Tea\nMAX_PAPRS=3\nSMTP_URL=smtp://token:token@mail.example"
+    )
+    monkeypatch.setenv("REDIS_URL", "redis://:canary@127.0.0.1:6379/3")
+
+    answer = paperboy("config", "--json")
+    rows = {row["name"]: (row["value"], row["source"]) for row in answer.rows}
+
+    assert set(rows) == {name.upper() for name in settings.Settings.model_fields}
+    assert rows["NOTE"] == ("Tea", str(tmp_path / ".env"))
+    assert rows["REDIS_URL"] == ("redis://:***@127.0.0.1:6379/3", "environment")
+    assert rows["MAX_PAPERS"] == ("10", "default")
+    assert rows["SMTP_URL"][0] == "smtp://***:***@mail.example"
+    assert "MAX_PAPRS (.env, line 2) is not a setting; did you mean MAX_PAPERS?" in answer.err
+
+
+def test_config_prints_no_secret(paperboy: Paperboy, monkeypatch):
+    urls = {
+        "DATABASE_URL": "postgresql://ada:canary@h/db?password=canary",
+        "SMTP_URL": "smtp://canary:canary@h",
+        "BOUNCE_MAILBOX": "imaps://a:canary@h/X",
+        "HTTPS_PROXY": "http://a:canary@h:3128",
+    }
+    secrets = [n.upper() for n, field in settings.Settings.model_fields.items() if is_secret(field)]
+    for name in set(secrets) - {"REDIS_URL", "BOUNCE_MAILBOX_PASSWORD", "SMTP_OAUTH_COMMAND"}:
+        monkeypatch.setenv(name, urls.get(name, "canary" * 8))
+    monkeypatch.setenv("SMTP_OAUTH_CLIENT_ID", "paperboy")
+    monkeypatch.setenv("SMTP_OAUTH_TOKEN_URL", "https://auth.example/token")
+
+    for answer in paperboy("config"), paperboy("config", "--json"):
+        assert answer.code == 0
+        assert "canary" not in answer.out + answer.err
+    rows = {row["name"]: row["value"] for row in answer.rows}
+    assert rows["DATABASE_URL"] == "postgresql://***:***@h/db"
+    assert rows["SECRET_KEY"] == "set"

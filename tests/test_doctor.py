@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -610,3 +611,16 @@ def test_text_output_shows_failures_with_advice(monkeypatch):
     assert "FAIL redis: no usable Redis server at 127.0.0.1:1" in said
     assert "-> start Redis, or correct REDIS_URL" in said
     assert "1 failed" in said
+
+
+def test_outbound_proxy_is_tried_if_one_is_set(examine, valkey):
+    port = urlsplit(valkey).port
+    proxy = f"http://ada:canary@127.0.0.1:{port}"
+
+    assert examine(settings_checks.outbound_proxy) == {}
+    found = examine(settings_checks.outbound_proxy, https_proxy=proxy, no_proxy="lab.example")
+    missing = examine(settings_checks.outbound_proxy, https_proxy="http://127.0.0.1:1")
+
+    assert found["outbound proxy"].ok
+    assert found["outbound proxy"].detail.endswith(f":{port}, except lab.example")
+    assert missing["outbound proxy"].ok is False

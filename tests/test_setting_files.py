@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import shlex
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from pipeline import settings
+from pipeline import setting_files, settings
 from pipeline.errors import SettingsError
 from pipeline.setting_files import duplicates, misnomers, read, values
 from pipeline.settings import Settings
@@ -271,3 +276,115 @@ def test_suspicions_reports_a_duplicate_setting(written, monkeypatch, tmp_path):
     found = [one.text for one in settings.suspicions() if "lines" in one.text]
 
     assert found == ["MAX_PAPERS stands in lines 1, 3 of .env; line 3 counts"]
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+@given(value=st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]) | st.just(" ")))
+@example("a'b")
+@example("it's #1")
+@example("ends in \\\\")
+@example("$HOME `x` ${y}")
+def test_a_written_value_is_read_alike_by_dotenv_and_a_shell(value: str):
+    try:
+        line = setting_files.rewritten("", {"NOTE": value.strip()})
+    except SettingsError:
+        assert set(value) & set("'\\")
+        return
+
+    assert dotenv_values(stream=io.StringIO(line), interpolate=False)["NOTE"] == value.strip()
+    assert shlex.split(line, comments=True) == [f"NOTE={value.strip()}"]
+    if "'" in value:
+        assert not set(value) & set('"$`\\')  # a shell would replace or end at these
+
+
+OLD = """\
+# The site.
+#SITE_URL=http://127.0.0.1:8000
+
+export NOTE='Tea # hot'  # ours
+NOTE=Coffee # second
+UNKNOWN="kept
+over two lines"
+"""
+
+
+def test_a_changed_setting_replaces_its_last_line_and_keeps_all_others():
+    new = setting_files.rewritten(OLD, {"NOTE": "Green tea", "SITE_URL": "https://x.example"})
+
+    assert new == OLD.replace("NOTE=Coffee", "NOTE='Green tea'").replace(
+        "#SITE_URL=http://127.0.0.1:8000", "SITE_URL=https://x.example"
+    )
+
+
+def test_a_new_setting_is_appended_and_a_removed_one_disappears():
+    assert setting_files.rewritten("A=1", {"B": "2"}) == "A=1\nB=2\n"
+    assert setting_files.rewritten("A=1\n# B\nB=2\n", {"B": None}) == "A=1\n# B\n"
+
+
+def test_replacement_text_is_literal():
+    assert setting_files.rewritten("#NOTE=\n", {"NOTE": r"\1 \g<0>"}) == "NOTE='\\1 \\g<0>'\n"
+
+
+# --- Which .env ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of an installation; the working directory is another one."""
+    folder, here = tmp_path / "installation", tmp_path / "here"
+    folder.mkdir()
+    here.mkdir()
+    monkeypatch.setattr(settings, "INSTALLATION", folder)
+    monkeypatch.chdir(here)
+    return folder
+
+
+def test_env_file_of_the_installation_is_read_from_every_directory(installation: Path):
+    (installation / ".env").write_text("MAX_PAPERS=7")
+
+    assert settings.load().max_papers == 7
+    assert settings.load().database_url == f"sqlite:///{installation}/paperboy.db"
+    assert settings.origins()["MAX_PAPERS"] == str(installation / ".env")
+
+
+def test_paths_in_it_are_relative_to_the_file(installation: Path):
+    (installation / "secrets").mkdir()
+    (installation / "secrets" / "key").write_text("k" * 32)
+    (installation / "topics.toml").write_text("")
+    (installation / ".env").write_text(
+        "DATABASE_URL=sqlite:///data/p.db\nCURATED_TOPICS=topics.toml\nSECRET_KEY_FILE=secrets/key"
+    )
+
+    loaded = settings.load()
+
+    assert loaded.database_url == f"sqlite:///{installation}/data/p.db"
+    assert loaded.curated_topics == installation / "topics.toml"
+    assert loaded.secret_key == ("k" * 32,)
+
+
+def test_env_file_of_the_working_directory_has_priority(installation: Path):
+    (installation / ".env").write_text("MAX_PAPERS=7")
+    Path(".env").write_text("NOTE=Tea")
+
+    assert (settings.load().max_papers, settings.load().note) == (10, "Tea")
+    assert settings.load().database_url == "sqlite:///paperboy.db"
+
+
+def test_a_path_in_the_environment_is_relative_to_the_working_directory(
+    installation: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (installation / ".env").write_text("DATABASE_URL=sqlite:///a.db")
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///b.db")
+
+    assert settings.load().database_url == "sqlite:///b.db"
+    assert settings.origins()["DATABASE_URL"] == "environment"
+
+
+def test_origin_of_a_secret_names_its_file(installation: Path):
+    (installation / "key").write_text("k" * 32)
+    (installation / ".env").write_text("SECRET_KEY_FILE=key")
+
+    assert settings.origins()["SECRET_KEY"] == f"key (SECRET_KEY_FILE of {installation}/.env)"
+    assert settings.origins()["NOTE"] == "default"

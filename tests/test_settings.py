@@ -42,10 +42,10 @@ def load(monkeypatch, tmp_path):
     return load
 
 
-def test_all_settings_are_optional(load):
+def test_all_settings_are_optional(load, tmp_path):
     loaded = load()
 
-    assert loaded.database_url == "sqlite:///paperboy.db"
+    assert loaded.database_url == f"sqlite:///{tmp_path}/paperboy.db"
     loaded.check_real_mail()
 
 

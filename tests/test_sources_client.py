@@ -9,7 +9,8 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,10 +21,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pipeline.errors import SourceError
+from pipeline import settings
+from pipeline.bootstrap import Services
+from pipeline.errors import SettingsError, SourceError
 from pipeline.sources import Validator
 from pipeline.sources.client import Client, DownloadLimits, user_agent
-from pipeline.sources.public_addresses import is_public
+from pipeline.sources.public_addresses import Proxy, is_public
+from pipeline.storage.database import open_engine
+from pipeline.web.papers.thumbnails import Thumbnails
+from pipeline.web.subscribe.author_lookup import AuthorLookup
 from tests.support.source_server import Reply, Site, serve
 
 NOW = datetime(2026, 7, 31, 6, tzinfo=UTC)
@@ -406,3 +412,173 @@ def test_unreachable_server_raises_a_one_line_error(client):
     with pytest.raises(SourceError, match=r"^arxiv: 127\.0\.0\.1 could not be reached$") as raised:
         get(client, f"http://127.0.0.1:{port}/")
     assert raised.value.retryable
+
+
+# --- Through a proxy ----------------------------------------------------------------------------
+
+
+@dataclass
+class TunnelServer:
+    """An HTTP proxy on loopback that connects every CONNECT request to `target`, or refuses it."""
+
+    target: tuple[str, int]
+    reply: str = "200 Connected"
+    requests: list[str] = field(default_factory=list)
+    port: int = 0
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._tunnel, args=(client,), daemon=True).start()
+
+    def _tunnel(self, client: socket.socket) -> None:
+        head = b""
+        with client:
+            while not head.endswith(b"\r\n\r\n"):
+                head += client.recv(1)
+            self.requests.append(head.decode())
+            client.sendall(f"HTTP/1.1 {self.reply}\r\n\r\n".encode())
+            if not self.reply.startswith("200"):
+                return
+            with socket.create_connection(self.target) as server:
+                back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+                back.start()
+                _copy(client, server)
+                back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while octets := source.recv(65_536):
+            target.sendall(octets)
+        target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def open_tunnel(target: Site, **script: str) -> Iterator[TunnelServer]:
+    server = TunnelServer(("127.0.0.1", int(target.url.rpartition(":")[2])), **script)  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server.port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.serve, args=(listener,))
+        thread.start()
+        yield server
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.fixture
+def secure_site(certificate) -> Iterator[Site]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serve(context) as site:
+        site.replies["/"] = Reply(b"through a tunnel")
+        yield site
+
+
+def through(port: int, client: Client, certificate: Path, **changes) -> Client:
+    proxy = Proxy(f"http://ada:canary@127.0.0.1:{port}", changes.pop("exceptions", ()))
+    return replace(client, proxy=proxy, ca_file=str(certificate), pauses=(), **changes)
+
+
+def test_https_goes_through_the_proxy_and_http_does_not(secure_site, site, client, certificate):
+    site.replies["/"] = Reply(b"directly")
+    with open_tunnel(secure_site) as tunnel:
+        proxied = through(tunnel.port, client, certificate)
+
+        assert get(proxied, f"{secure_site.url}/").body == b"through a tunnel"
+        assert get(proxied, f"{site.url}/").body == b"directly"
+
+    (request,) = tunnel.requests
+    assert request.startswith(f"CONNECT {secure_site.url.removeprefix('https://')} HTTP/1.")
+    assert "Proxy-Authorization: Basic YWRhOmNhbmFyeQ==" in request
+
+
+def test_exceptions_are_requested_directly(secure_site, client, certificate):
+    with open_tunnel(secure_site) as tunnel:
+        proxied = through(tunnel.port, client, certificate, exceptions=("127.0.0.1",))
+
+        assert get(proxied, f"{secure_site.url}/").body == b"through a tunnel"
+
+    assert tunnel.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "is_served"),
+    [
+        ("https://arxiv.org/x", True),
+        ("http://arxiv.org/x", False),
+        ("https://papers.lab.example", False),
+        ("https://lab.example", False),
+        ("https://otherlab.example", True),
+    ],
+)
+def test_no_proxy_names_domains_with_their_subdomains(url, is_served):
+    assert Proxy("http://127.0.0.1:3128", (".lab.example",)).serves(url) is is_served
+    assert not Proxy("http://127.0.0.1:3128", ("*",)).serves(url)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "localhost", "intranet"])
+def test_a_proxy_is_not_asked_for_private_addresses(secure_site, client, certificate, host):
+    with open_tunnel(secure_site) as tunnel:
+        proxied = through(tunnel.port, client, certificate, allow_private=False)
+
+        with pytest.raises(SourceError, match="private network"):
+            get(proxied, f"https://{host}/")
+
+    assert tunnel.requests == []
+
+
+def test_a_public_host_is_read_through_a_proxy_with_a_private_address(
+    secure_site, client, certificate
+):
+    """The name is unknown to this machine: the proxy resolves it, and TLS still checks it."""
+    with open_tunnel(secure_site) as tunnel:
+        proxied = through(tunnel.port, client, certificate, allow_private=False)
+
+        with pytest.raises(SourceError, match="no valid certificate"):
+            get(proxied, "https://papers.invalid/")
+
+    assert tunnel.requests[0].startswith("CONNECT papers.invalid:443 ")
+
+
+def test_a_refusing_or_missing_proxy_is_named_without_its_password(
+    secure_site, client, certificate
+):
+    with open_tunnel(secure_site, reply="407 Proxy Authentication Required") as tunnel:
+        proxied = through(tunnel.port, client, certificate)
+        with pytest.raises(SourceError, match="through HTTPS_PROXY") as refused:
+            get(proxied, f"{secure_site.url}/")
+    with pytest.raises(SourceError, match="through HTTPS_PROXY") as missing:
+        get(proxied, f"{secure_site.url}/")
+
+    assert "canary" not in f"{refused.value} {missing.value} {proxied!r}"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://proxy:3128", "http://proxy", "proxy:3128", "http://p:1/x"]
+)
+def test_a_malformed_proxy_is_rejected_by_name(url):
+    with pytest.raises(SettingsError, match="HTTPS_PROXY: must look like http://"):
+        settings.load(None, https_proxy=url)
+
+
+def test_every_client_uses_the_proxy(tmp_path):
+    loaded = settings.load(
+        None,
+        database_url=f"sqlite:///{tmp_path / 'p.db'}",
+        https_proxy="http://127.0.0.1:3128",
+        thumbnails=True,
+    )
+    services = Services(loaded, open_engine(loaded.database_url))
+
+    thumbnails = Thumbnails.of(loaded)
+    lookup = AuthorLookup.of(loaded, services.engine)
+
+    assert thumbnails is not None
+    for client in services._client, thumbnails.client, lookup.client:
+        assert client is not None
+        assert client.proxy == Proxy("http://127.0.0.1:3128")
+    services.engine.dispose()

@@ -35,7 +35,7 @@ def back_up(
 
     The file contains addresses and passwords and is not encrypted; its mode is 0600.
     """
-    loaded, env_file = settings.load(), Path(".env")
+    loaded, env_file = settings.load(), settings.find_env_file()
     engine = open_engine(loaded.database_url)
     try:
         if file == "-":

@@ -26,18 +26,18 @@ MARKS = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("?", "yellow
 @app.command("doctor")
 def doctor_command(as_json: AsJson = False) -> None:
     """Check settings, services, DNS and mail; report problems and how to fix them."""
-    findings = _findings(datetime.now(UTC))
+    findings = examined(datetime.now(UTC))
     seen: list[Finding] = []
     if as_json:
-        lines(asdict(finding) for finding in _collected(findings, seen))
+        lines(asdict(finding) for finding in collected(findings, seen))
     else:
-        _show(_collected(findings, seen))
-        _sum_up(seen)
+        show_findings(collected(findings, seen))
+        sum_up(seen)
     if any(finding.ok is False for finding in seen):
         raise typer.Exit(1)
 
 
-def _findings(now: datetime) -> Iterator[Finding]:
+def examined(now: datetime) -> Iterator[Finding]:
     from pipeline import doctor  # imports the clients of DNS, TLS and HTTP, which takes a moment
 
     try:
@@ -48,13 +48,13 @@ def _findings(now: datetime) -> Iterator[Finding]:
     yield from doctor.examine(loaded, now)
 
 
-def _collected(findings: Iterator[Finding], collected: list[Finding]) -> Iterator[Finding]:
+def collected(findings: Iterator[Finding], collected: list[Finding]) -> Iterator[Finding]:
     for finding in findings:
         collected.append(finding)
         yield finding
 
 
-def _show(findings: Iterator[Finding]) -> None:
+def show_findings(findings: Iterator[Finding]) -> None:
     """Print each finding as it comes. Never wrap lines: they may be copied into a zone file."""
     console = Console(highlight=False)
     for finding in findings:
@@ -65,7 +65,7 @@ def _show(findings: Iterator[Finding]) -> None:
             console.print(Text(f"      -> {finding.advice}", "cyan"), soft_wrap=True)
 
 
-def _sum_up(seen: list[Finding]) -> None:
+def sum_up(seen: list[Finding]) -> None:
     counts = {ok: sum(finding.ok is ok for finding in seen) for ok in MARKS}
     Console(highlight=False).print(
         f"\n{counts[True]} passed, {counts[False]} failed, {counts[None]} could not be checked"

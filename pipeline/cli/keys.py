@@ -110,7 +110,7 @@ def new(
     domain = _services().signing_domain
     path = file or Path(f"dkim-{selector}.pem")
     pem = new_key(algorithm, bits)
-    _write_key(path, pem)
+    write_key(path, pem)
     row = {"file": str(path), **_record_row(read_key(selector, pem), domain)}
     if as_json:
         lines([row])
@@ -158,7 +158,7 @@ def _record_row(key: Key, domain: str) -> dict[str, Any]:
     }
 
 
-def _write_key(path: Path, pem: str) -> None:
+def write_key(path: Path, pem: str) -> None:
     """Write a new key file with mode 0600. Raise PaperboyError if it exists or on failure."""
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -60,6 +60,8 @@ COMMANDS: Final = {
     "suppressions": Entry(
         "subscribers", "List, add and remove blocked addresses.", "suppressions_app"
     ),
+    "init": Entry("init", "Ask for the settings, test them, and write .env."),
+    "config": Entry("config", "List the settings in force and where each comes from."),
     "doctor": Entry("doctor", "Check settings, services, DNS and mail, and suggest repairs."),
     "dkim": Entry("keys", "Manage the keys that sign mail.", "dkim_app"),
     "keys": Entry("keys", "Manage the keys that sign links and hash addresses.", "app"),

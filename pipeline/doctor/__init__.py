@@ -17,7 +17,7 @@ from pipeline.doctor.finding import Check, Finding, Installation, bad, unknown
 from pipeline.errors import PaperboyError, UnansweredError
 from pipeline.settings import Settings
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "Installation", "examine", "run_check"]
 
 AREAS = (settings, database, services, site, dns, mail)
 
@@ -29,10 +29,10 @@ def examine(loaded: Settings, now: datetime) -> Iterator[Finding]:
     installation, findings = Installation(loaded, now), []
     try:
         for check in (check for area in AREAS for check in area.CHECKS):
-            for finding in _safely(check, installation):
+            for finding in run_check(check, installation):
                 findings.append(finding)
                 yield finding
-        yield from _safely(
+        yield from run_check(
             lambda installation: provider_rules.judge(installation, findings),
             installation,
             "sender rules",
@@ -42,7 +42,7 @@ def examine(loaded: Settings, now: datetime) -> Iterator[Finding]:
             installation.services.engine.dispose()
 
 
-def _safely(check: Check, installation: Installation, name: str = "") -> Iterator[Finding]:
+def run_check(check: Check, installation: Installation, name: str = "") -> Iterator[Finding]:
     """Yield the findings of a check; if it raises, a finding about the exception."""
     name = name or check.__name__.replace("_", " ")
     try:

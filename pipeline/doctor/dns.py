@@ -9,8 +9,19 @@ from pipeline.dkim.signatures import tags
 from pipeline.doctor import spf as reading_spf
 from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.doctor.spf import Result
+from pipeline.smtp.providers import provider_of
 
+UNKNOWN_SPF = "<the name that your mail provider gives for SPF>"
 LOCAL = "not applicable: MAIL_FROM is on this machine"
+
+
+def wanted_records(installation: Installation) -> Iterator[Record]:
+    """Yield the SPF, DKIM and DMARC records to publish, without querying the zone for them."""
+    yield _wanted_spf(installation)
+    signer = installation.services.signer
+    if signer is not None:
+        yield from (key.record(signer.domain) for key in signer.keys)
+    yield _wanted_dmarc(installation)
 
 
 def spf(installation: Installation) -> Iterator[Finding]:
@@ -20,12 +31,8 @@ def spf(installation: Installation) -> Iterator[Finding]:
         return
     domain = installation.envelope_domain
     found = reading_spf.records(installation.resolver.texts(domain))
-    ours = (
-        installation.resolver.addresses(installation.settings.smtp.host)
-        if installation.sends_itself
-        else []
-    )
-    wanted = Record(domain, _spf_value(ours))
+    ours = _own_addresses(installation)
+    wanted = _wanted_spf(installation)
     if len(found) != 1:
         count = f"{len(found)} SPF records, so mailboxes ignore all" if found else "no SPF record"
         yield bad("spf", f"{domain} has {count}", f"publish: {wanted.line}")
@@ -123,10 +130,7 @@ def dmarc(installation: Installation) -> Iterator[Finding]:
         yield unknown("dmarc", LOCAL)
         return
     where, found = _dmarc_of(installation)
-    wanted = Record(
-        f"_dmarc.{installation.sender_domain}",
-        f"v=DMARC1; p=none; rua=mailto:dmarc@{installation.sender_domain}",
-    )
+    wanted = _wanted_dmarc(installation)
     if len(found) != 1:
         count = (
             f"{len(found)} DMARC records, and mailboxes obey none" if found else "no DMARC record"
@@ -206,10 +210,25 @@ def ptr(installation: Installation) -> Iterator[Finding]:
             yield bad("ptr", f"{address} has no PTR record", advice)
 
 
-def _spf_value(addresses: list[str]) -> str:
+def _own_addresses(installation: Installation) -> list[str]:
+    """Return the addresses of a mail server under our own domain; none of a provider's."""
+    if not installation.sends_itself:
+        return []
+    return installation.resolver.addresses(installation.settings.smtp.host)
+
+
+def _wanted_spf(installation: Installation) -> Record:
+    provider = provider_of(installation.settings.smtp.host)
+    name = provider.spf if provider and provider.spf else UNKNOWN_SPF
+    addresses = _own_addresses(installation)
     ours = [f"ip{6 if ':' in address else 4}:{address}" for address in addresses]
-    allowed = ours or ["include:<the name that your mail provider gives for SPF>"]
-    return " ".join(["v=spf1", *allowed, "-all"])
+    value = " ".join(["v=spf1", *(ours or [f"include:{name}"]), "-all"])
+    return Record(installation.envelope_domain, value)
+
+
+def _wanted_dmarc(installation: Installation) -> Record:
+    domain = installation.sender_domain
+    return Record(f"_dmarc.{domain}", f"v=DMARC1; p=none; rua=mailto:dmarc@{domain}")
 
 
 def _dmarc_of(installation: Installation) -> tuple[str, list[str]]:

@@ -88,6 +88,11 @@ def sample_signatures(installation: Installation) -> Iterator[Finding]:
 
 def sample(installation: Installation, kind: DeliveryKind) -> bytes:
     """Return a sample mail as it is received. Raise PaperboyError if it cannot be composed."""
+    return wire_sample(installation, kind, "reader@example.org").replace(b"\r\n.", b"\r\n")
+
+
+def wire_sample(installation: Installation, kind: DeliveryKind, email: str) -> bytes:
+    """Return a sample mail to `email` as it is sent. Raise PaperboyError as `sample` does."""
     now = installation.now
     is_list = MAIL_KINDS[kind].is_list
     delivery = Delivery(
@@ -95,7 +100,7 @@ def sample(installation: Installation, kind: DeliveryKind) -> bytes:
         dedupe_key=f"doctor:{kind}",
         kind=kind,
         subscriber_id=0,
-        email="reader@example.org",
+        email=email,
         attempts=0,
         edition_on=now.date() if is_list else None,
         expires_at=now + timedelta(hours=18),
@@ -104,7 +109,7 @@ def sample(installation: Installation, kind: DeliveryKind) -> bytes:
         request_id=0,
     )
     content = _list_content(installation, kind) if is_list else None
-    return installation.services.compose(delivery, content, now=now).replace(b"\r\n.", b"\r\n")
+    return installation.services.compose(delivery, content, now=now)
 
 
 def _list_content(installation: Installation, kind: DeliveryKind) -> ListContent:

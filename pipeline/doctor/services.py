@@ -98,8 +98,9 @@ def smtp(installation: Installation) -> Iterator[Finding]:
             advice += "; `paperboy up` has a built-in mailbox"
         yield bad("smtp", found, advice)
         return
+    is_token = server.username == server.password  # of Postmark: a secret
     login = (
-        f"accepts the login of {server.username}"
+        f"accepts the login of {'its token' if is_token else server.username}"
         if server.username
         else "accepts mail without login"
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
+from pipeline.doctor.finding import PATIENCE, Check, Finding, Installation, bad, good, unknown
 from pipeline.embedding import Model
 from pipeline.errors import SchemaError, SettingsError
 from pipeline.settings import SHORTEST_SECRET, suspicions
+from pipeline.sources.public_addresses import Proxy
 from pipeline.storage import keys, migrate
 from pipeline.storage.database import read_only
 from pipeline.storage.keys import KeyName, StoredKey
@@ -111,6 +113,22 @@ def dkim_keys(installation: Installation) -> Iterator[Finding]:
     yield good("dkim keys", f"signing for {signer.domain} with {used}", advice if short else "")
 
 
+def outbound_proxy(installation: Installation) -> Iterator[Finding]:
+    """Check that the proxy of HTTPS_PROXY accepts connections, if one is set."""
+    proxy = Proxy.of(installation.settings)
+    if proxy is None:
+        return
+    host, port = proxy.place
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    except OSError as error:
+        yield bad("outbound proxy", f"{host}:{port} is not reachable: {error}", "see HTTPS_PROXY")
+        return
+    direct = ", ".join(proxy.exceptions)
+    exceptions = f", except {direct}" if direct else ""
+    yield good("outbound proxy", f"sources are read through {host}:{port}{exceptions}")
+
+
 def semantic_model(installation: Installation) -> Iterator[Finding]:
     """Check the semantic model if one is set; a broken one would stop ingest and compiling."""
     places = installation.settings.semantic_model
@@ -124,4 +142,12 @@ def semantic_model(installation: Installation) -> Iterator[Finding]:
     yield good("semantic model", f"loaded {model.name}, vectors of {model.size} dimensions")
 
 
-CHECKS: tuple[Check, ...] = (settings, names, sender, secret_keys, dkim_keys, semantic_model)
+CHECKS: tuple[Check, ...] = (
+    settings,
+    names,
+    sender,
+    secret_keys,
+    dkim_keys,
+    outbound_proxy,
+    semantic_model,
+)

@@ -20,6 +20,7 @@ from pipeline.errors import SourceError
 from pipeline.sources import Validator
 from pipeline.sources.public_addresses import (
     ForbiddenAddressError,
+    Proxy,
     PublicAddressesOnly,
     guarded_session,
 )
@@ -91,6 +92,7 @@ class Client:
     bounds: DownloadLimits = DownloadLimits()
     allow_private: bool = False  # for tests on loopback
     ca_file: str | None = None  # replaces the public certificate authorities
+    proxy: Proxy | None = None
     sleep: Callable[[float], None] = time.sleep
     pauses: tuple[float, ...] = (2, 8)  # seconds of backoff before the second and third attempt
     _turns: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
@@ -145,7 +147,10 @@ class Client:
     def _once(
         self, url: str, headers: dict[str, str], request: _Request, deadline: float
     ) -> tuple[int, str | None, bytes, Validator | None]:
-        guard = PublicAddressesOnly(allow_private=self.allow_private, deadline=deadline)
+        proxy = self.proxy if self.proxy and self.proxy.serves(url) else None
+        guard = PublicAddressesOnly(
+            allow_private=self.allow_private, deadline=deadline, proxy=proxy
+        )
         sent = {
             "User-Agent": self.user_agent,
             "Accept-Encoding": "gzip, deflate",
@@ -153,9 +158,11 @@ class Client:
             **headers,
         }
         try:
+            if proxy is not None:
+                guard.check_target(urlsplit(url).hostname or "")
             with (
                 guard,
-                guarded_session(guard, self.ca_file) as session,
+                guarded_session(guard, self.ca_file, proxy) as session,
                 session.get(
                     url,
                     headers=sent,
@@ -312,6 +319,8 @@ def _reason(error: Exception, url: str) -> str:
             return f"{host} could not be reached in time"
         case requests.Timeout():
             return f"{host} stopped answering"
+        case requests.exceptions.ProxyError():
+            return f"{host} could not be reached through HTTPS_PROXY"
         case requests.exceptions.SSLError():
             return f"{host} has no valid certificate"
         case requests.ConnectionError() if "NameResolution" in str(error):

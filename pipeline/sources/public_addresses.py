@@ -5,18 +5,52 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from threading import Timer
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.poolmanager import ProxyManager
+
+from pipeline.settings import Settings
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The operator's HTTP proxy for https requests; it may have a private address."""
+
+    url: str = field(repr=False)  # may contain a password
+    exceptions: tuple[str, ...] = ()  # domains that are requested directly, with subdomains
+
+    @classmethod
+    def of(cls, settings: Settings) -> Proxy | None:
+        """Return the proxy of HTTPS_PROXY and NO_PROXY; None if there is none."""
+        url = settings.https_proxy
+        return cls(url.get_secret_value(), settings.no_proxy) if url else None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Return its host and port."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or 0
+
+    def serves(self, url: str) -> bool:
+        """Return whether a URL is requested through it."""
+        parts = urlsplit(url)
+        domain = f".{(parts.hostname or '').lower()}"
+        direct = (f".{name.lower().lstrip('*.')}" for name in self.exceptions)
+        return parts.scheme == "https" and not any(
+            name == "." or domain.endswith(name) for name in direct
+        )
 
 
 class ForbiddenAddressError(Exception):
@@ -30,8 +64,9 @@ class PublicAddressesOnly:
     too. `stopped` is True once the deadline has passed.
     """
 
-    def __init__(self, *, allow_private: bool, deadline: float) -> None:
+    def __init__(self, *, allow_private: bool, deadline: float, proxy: Proxy | None = None) -> None:
         self.stopped = False
+        self._proxy = proxy
         self._allow_private = allow_private
         self._brakes: list[socket.socket] = []
         self._timer = Timer(max(0.0, deadline - time.monotonic()), self._stop)
@@ -64,8 +99,9 @@ class PublicAddressesOnly:
             found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as error:
             raise NameResolutionError(host, connection, socket.gaierror(str(error))) from error
-        for *_, address in found:
-            self._check(host, str(address[0]))
+        if self._proxy is None or self._proxy.place != (host, connection.port):
+            for *_, address in found:
+                self._check(host, str(address[0]))
         failure: OSError = OSError("no address")
         for family, kind, protocol, _, address in found[:4]:
             opened = socket.socket(family, kind, protocol)
@@ -81,6 +117,20 @@ class PublicAddressesOnly:
         if isinstance(failure, TimeoutError):
             raise ConnectTimeoutError(connection, f"{host} timed out") from failure
         raise NewConnectionError(connection, f"{host}: {failure}") from failure
+
+    def check_target(self, host: str) -> None:
+        """Raise ForbiddenAddressError if a host that a proxy would connect to is not public.
+
+        The name may be unknown to this machine: then it must have a dot, and the proxy decides.
+        """
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError):
+            if "." not in host and not self._allow_private:
+                raise ForbiddenAddressError(f"{host} leads into a private network") from None
+            return
+        for *_, address in found:
+            self._check(host, str(address[0]))
 
     def _check(self, host: str, address: str) -> None:
         if not self._allow_private and not is_public(address):
@@ -119,14 +169,19 @@ def _wrapped(address: IPv4Address | IPv6Address) -> tuple[IPv4Address, ...]:
     return tuple(part for part in inside if part is not None)
 
 
-def guarded_session(guard: PublicAddressesOnly, ca_file: str | None = None) -> requests.Session:
+def guarded_session(
+    guard: PublicAddressesOnly, ca_file: str | None = None, proxy: Proxy | None = None
+) -> requests.Session:
     """Return a session that opens every connection through `guard` and ignores the environment.
 
-    If `requests` used the machine's proxy settings or .netrc, it would bypass the guard.
+    If `requests` used the machine's proxy settings or .netrc, it would bypass the guard. With
+    `proxy` it tunnels https through it.
     """
     session = requests.Session()
     session.trust_env = False
     session.verify = ca_file or True
+    if proxy is not None:
+        session.proxies = {"https": proxy.url}
     for scheme in ("http://", "https://"):
         session.mount(scheme, _GuardedAdapter(guard))
     return session
@@ -140,6 +195,11 @@ class _GuardedAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _pools(self._guard)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> ProxyManager:
+        manager: ProxyManager = super().proxy_manager_for(proxy, **options)
+        manager.pool_classes_by_scheme = _pools(self._guard)
+        return manager
 
 
 def _pools(guard: PublicAddressesOnly) -> dict[str, type[HTTPConnectionPool]]:

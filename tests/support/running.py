@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0  # for events that should happen soon, on a busy machine
 INHERITED = ("PATH", "HOME", "LANG", "SYSTEMROOT")
 
@@ -30,11 +31,15 @@ class Command:
         path.mkdir(exist_ok=True)
         return path
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int | None = None) -> subprocess.Popen[str]:
+        """Start it; it reads no `.env` of this checkout."""
+        if (ROOT / ".env").exists():
+            (self.folder / ".env").touch()
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline", *arguments],
             cwd=self.folder,
             env=self._environment(),
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,7 +60,7 @@ class Command:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return {
             **inherited,
-            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self.temporary),
             "MARK": self.mark,

@@ -85,10 +85,13 @@ class Thumbnails:
         if not settings.thumbnails:
             return None
         from pipeline.sources.client import Client, DownloadLimits, user_agent
+        from pipeline.sources.public_addresses import Proxy
 
         bounds = DownloadLimits(SECONDS, SECONDS, SECONDS, wire=LARGEST, body=LARGEST)
         agent = user_agent(version("paperboy"), settings.site_url, settings.contact)
-        return cls(Client(agent, lambda limit: time.sleep(GAP), bounds=bounds, pauses=()))
+        proxy = Proxy.of(settings)
+        client = Client(agent, lambda limit: time.sleep(GAP), bounds=bounds, proxy=proxy, pauses=())
+        return cls(client)
 
     def kept(self, arxiv_id: str) -> Thumbnail | None:
         """Return the picture or failure in memory; None if a fetch is due. Never waits for one."""

@@ -124,12 +124,15 @@ class AuthorLookup:
         if not settings.author_lookup:
             return cls(None)
         from pipeline.sources.client import Client, DownloadLimits, user_agent
+        from pipeline.sources.public_addresses import Proxy
 
         bounds = DownloadLimits(
             SECONDS_OF_FETCH, SECONDS_OF_FETCH, SECONDS_OF_FETCH, LARGEST, LARGEST_UNPACKED
         )
         agent = user_agent(version("paperboy"), settings.site_url, settings.contact)
-        return cls(Client(agent, partial(wait_turn, engine), bounds=bounds, pauses=()))
+        proxy = Proxy.of(settings)
+        turns = partial(wait_turn, engine)
+        return cls(Client(agent, turns, bounds=bounds, proxy=proxy, pauses=()))
 
     def results(
         self, authors: Iterable[AuthorId], visitor: str | None, *, is_wanted: bool

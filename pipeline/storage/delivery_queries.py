@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from pipeline.domain import DeliveryKind, DeliveryStatus, Precedence, RequestKind
 from pipeline.storage import addresses, database, deliveries, send_controls
-from pipeline.storage.database import readable
+from pipeline.storage.database import Page, readable
 from pipeline.storage.schema import (
     IS_QUEUED,
     DeliveryRow,
@@ -132,8 +133,53 @@ def in_hand(conn: Connection, domain: str, token: str, now: datetime) -> InHand:
 # --- Lists --------------------------------------------------------------------------------------
 
 
-def list_views(conn: Connection, status: DeliveryStatus | None = None) -> list[DeliveryView]:
-    """Return all readable deliveries, or those of one status, oldest first."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Conditions of a list of deliveries; None does not filter."""
+
+    status: DeliveryStatus | None = None
+    subscriber_id: int | None = None
+    edition_on: date | None = None
+    since: datetime | None = None  # when it was created
+
+    def of(self, status: ColumnElement[bool] | None) -> Any:
+        query = select(_ROW.id)
+        if status is not None:
+            query = query.where(_ROW.status == self.status, status)
+        if self.subscriber_id is not None:
+            query = query.where(_ROW.subscriber_id == self.subscriber_id)
+        if self.edition_on is not None:
+            query = query.where(_ROW.edition_on == self.edition_on)
+        if self.since is not None:
+            # The index begins with `redacted`. The lowest id ends a search from the newest one.
+            is_new = _ROW.redacted.in_([False, True]) & (_ROW.created_at >= self.since)
+            first = select(func.min(_ROW.id)).where(is_new).scalar_subquery()
+            query = query.where(_ROW.id >= first, _ROW.created_at >= self.since)
+        return query
+
+
+EVERY: Final = Wanted()
+
+
+def list_ids(conn: Connection, page: Page, wanted: Wanted = EVERY) -> list[int]:
+    """Return the ids of a page of deliveries, ascending.
+
+    By status the lists with and without a lease are read one after the other: in the index, each
+    of them is in the order of ids, and the one with a lease is short.
+    """
+    if wanted.status is None:
+        return page.ids(conn, wanted.of(None), _ROW.id)
+    has_lease = _ROW.lease_until.is_not(None)
+    found = [
+        id_ for part in (~has_lease, has_lease) for id_ in page.ids(conn, wanted.of(part), _ROW.id)
+    ]
+    found.sort()
+    is_newest = page.limit is not None and page.after is None
+    return found[-page.limit :] if is_newest and page.limit else found[: page.limit]
+
+
+def list_views(conn: Connection, ids: Iterable[int] | None = None) -> list[DeliveryView]:
+    """Return the readable deliveries with these ids, or all, oldest first."""
     papers = (
         select(func.count())
         .where(PickRow.delivery_id == _ROW.id)
@@ -159,8 +205,8 @@ def list_views(conn: Connection, status: DeliveryStatus | None = None) -> list[D
         .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
         .order_by(_ROW.id)
     )
-    if status:
-        query = query.where(_ROW.status == status)
+    if ids is not None:
+        query = query.where(_ROW.id.in_(list(ids)))
     return list(readable(conn, "delivery", query, _ROW.id, _view))
 
 

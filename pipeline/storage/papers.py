@@ -58,15 +58,26 @@ def touched_ids(conn: Connection, batch: int) -> list[int]:
 
 
 def announced(
-    conn: Connection, *, since: date | None = None, through_batch: int, limit: int | None = None
+    conn: Connection,
+    *,
+    since: date | None = None,
+    through_batch: int,
+    before: Paper | None = None,
+    limit: int | None = None,
 ) -> list[Paper]:
     """Return papers up to batch `through_batch`, newest announcement first.
 
-    If `since` is given, only papers announced on or after it are returned.
+    If `since` is given, only papers announced on or after it are returned; of several with the day
+    of `before`, only those with a lower id.
     """
     query = _query().where(PaperRow.batch <= through_batch)
     if since is not None:
         query = query.where(PaperRow.announced_on >= since)
+    if before is not None:
+        # Both conditions say the same; only the first one can use the index.
+        row = select(PaperRow.announced_on).where(PaperRow.id == before.id).scalar_subquery()
+        query = query.where(PaperRow.announced_on <= row)
+        query = query.where(or_(PaperRow.announced_on < row, PaperRow.id < before.id))
     query = query.order_by(PaperRow.announced_on.desc(), PaperRow.id.desc()).limit(limit)
     return list(_papers(conn, query))
 

@@ -23,6 +23,9 @@ from pipeline.storage.schema import (
 
 MOST_UNREADABLE: Final = 500  # rows that `unreadable` returns
 
+FEW: Final = 10_000
+NEVER: Final = (1 << 63) - 1  # above every id
+
 _ROW = DeliveryRow.__table__.c
 
 
@@ -142,20 +145,29 @@ class Wanted:
     edition_on: date | None = None
     since: datetime | None = None  # when it was created
 
-    def of(self, status: ColumnElement[bool] | None) -> Any:
-        query = select(_ROW.id)
-        if status is not None:
-            query = query.where(_ROW.status == self.status, status)
+    def of(self, conn: Connection, *conditions: ColumnElement[bool]) -> Any:
+        query = select(_ROW.id).where(*conditions)
+        if self.status is not None:
+            query = query.where(_ROW.status == self.status)
         if self.subscriber_id is not None:
             query = query.where(_ROW.subscriber_id == self.subscriber_id)
         if self.edition_on is not None:
             query = query.where(_ROW.edition_on == self.edition_on)
         if self.since is not None:
-            # The index begins with `redacted`. The lowest id ends a search from the newest one.
-            is_new = _ROW.redacted.in_([False, True]) & (_ROW.created_at >= self.since)
-            first = select(func.min(_ROW.id)).where(is_new).scalar_subquery()
+            first = _first_since(conn, self.since)
             query = query.where(_ROW.id >= first, _ROW.created_at >= self.since)
         return query
+
+
+def _first_since(conn: Connection, since: datetime) -> int:
+    """Return the lowest id of the deliveries created since then, so that a search for them ends.
+
+    If there are more than `FEW`, return 0: any search finds a page of them soon.
+    """
+    is_new = _ROW.redacted.in_([False, True]) & (_ROW.created_at >= since)  # as in the index
+    few = select(_ROW.id).where(is_new).limit(FEW + 1).subquery()
+    found, lowest = conn.execute(select(func.count(), func.min(few.c.id))).one()
+    return 0 if found > FEW else lowest or NEVER
 
 
 EVERY: Final = Wanted()
@@ -168,11 +180,10 @@ def list_ids(conn: Connection, page: Page, wanted: Wanted = EVERY) -> list[int]:
     of them is in the order of ids, and the one with a lease is short.
     """
     if wanted.status is None:
-        return page.ids(conn, wanted.of(None), _ROW.id)
-    has_lease = _ROW.lease_until.is_not(None)
-    found = [
-        id_ for part in (~has_lease, has_lease) for id_ in page.ids(conn, wanted.of(part), _ROW.id)
-    ]
+        return page.ids(conn, wanted.of(conn), _ROW.id)
+    found: list[int] = []
+    for part in (_ROW.lease_until.is_(None), _ROW.lease_until.is_not(None)):
+        found += page.ids(conn, wanted.of(conn, part), _ROW.id)
     found.sort()
     is_newest = page.limit is not None and page.after is None
     return found[-page.limit :] if is_newest and page.limit else found[: page.limit]

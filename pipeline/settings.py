@@ -193,6 +193,7 @@ class Settings(BaseSettings):
     event_days: Annotated[int, Field(ge=1, le=365)] = 30
 
     # Papers are the archive of the site. The minimum exceeds the age at which matches are deleted.
+    search_papers: Annotated[int, Field(ge=1_000, le=100_000)] = 20_000
     paper_days: Annotated[int, Field(ge=0, le=36500)] = 0
 
     # Feedback

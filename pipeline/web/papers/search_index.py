@@ -331,9 +331,9 @@ class LiveIndex:
                 if not self._closed:
                     log.exception("search_index.failed")
 
-    def _load(self) -> Catalog:
+    def _load(self, most: int = MOST) -> Catalog:
         with self._reading() as conn:
-            return load_catalog(conn)
+            return load_catalog(conn, most=most)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -361,7 +361,8 @@ class LiveIndex:
         """Return the index that is built so far, or one of the newest `FEW` papers, built here."""
         with self._lock:
             if self._few is None:
-                catalog = self._catalog or self._load()
+                # Not the whole catalog: while the thread loads it, a request should not, too.
+                catalog = self._catalog or self._load(FEW + 1)
                 starts = np.array([max(0, catalog.size - FEW), catalog.size])
                 segment = self._segment(catalog, int(starts[0]), catalog.size, b"")
                 self._few = _measured(catalog, starts, [segment], complete=catalog.size <= FEW)

@@ -208,6 +208,7 @@ class Services:
             digest=timedelta(days=loaded.digest_days),
             delivery=timedelta(days=loaded.delivery_days),
             event=timedelta(days=loaded.event_days),
+            paper=timedelta(days=loaded.paper_days) if loaded.paper_days else None,
         )
 
     # --- Mail -----------------------------------------------------------------------------------

@@ -370,6 +370,7 @@ def _publish(run: _Run) -> list[SourceReport]:
     """Match the new and changed papers and publish them as a batch, if there are any."""
     with read_only(run.engine) as conn:
         touched = papers.touched_ids(conn, run.batch - 1)
+        oldest = ingest_state.look_back(conn, run.now, days=topics.MATCHED_FOR)
         followed = topics.matched_through(conn, run.batch - 1)
         has_readers = bool(followed) or reactions.is_any_profile(conn)
         corpus = statistics(papers.recent(conn, through_batch=run.batch) if has_readers else ())
@@ -387,7 +388,8 @@ def _publish(run: _Run) -> list[SourceReport]:
     for chunk in in_chunks(touched, MATCHED_AT_ONCE):
         with read_only(run.engine) as conn:
             some = list(papers.by_ids(conn, chunk).values())
-        found = list(match(queries, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
+        news = [paper for paper in some if paper.batch > oldest]
+        found = list(match(queries, news, corpus=corpus, embedder=run.embedder, set_aside=aside))
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
         matches += sum(one.breadth is not Breadth.NEAR_MISS for one in found)

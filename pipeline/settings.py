@@ -53,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 ENV_FILE: Final = Path(".env")
 SHORTEST_SECRET = 32  # characters: 128 bits even if each is a hexadecimal digit
+LEAST_PAPER_DAYS: Final = 180
 LONGEST_LINE = 500  # characters in a text setting
 MOST_A_WINDOW = 1_000_000_000  # mails; the limit of the database column
 RELAY_PORTS: Final = frozenset({25, 465, 587})  # on loopback: a server that relays to the internet
@@ -202,6 +203,10 @@ class Settings(BaseSettings):
     digest_days: Annotated[int, Field(ge=90, le=3650)] = 90
     delivery_days: Annotated[int, Field(ge=90, le=3650)] = 396
     event_days: Annotated[int, Field(ge=1, le=365)] = 30
+
+    # Papers are the archive of the site. The minimum exceeds the age at which matches are deleted.
+    search_papers: Annotated[int, Field(ge=1_000, le=100_000)] = 20_000
+    paper_days: Annotated[int, Field(ge=0, le=36500)] = 0
 
     # Feedback
     ses_topics: Words = ()
@@ -395,6 +400,13 @@ class Settings(BaseSettings):
     @classmethod
     def _smtp_address(cls, value: SecretStr) -> SecretStr:
         _parse_smtp(value.get_secret_value())
+        return value
+
+    @field_validator("paper_days")
+    @classmethod
+    def _paper_outlives_matches(cls, value: int) -> int:
+        if 0 < value < LEAST_PAPER_DAYS:
+            raise ValueError(f"must be 0, for ever, or {LEAST_PAPER_DAYS} and more")
         return value
 
     @model_validator(mode="after")

@@ -343,6 +343,18 @@ def test_papers_since_filters_by_announced_date(full):
     assert full("papers", "--json", "--since", "2030-01-03").out == ""
 
 
+def test_papers_are_listed_page_by_page(full, monkeypatch):
+    monkeypatch.setattr("pipeline.cli.papers.PAGE", 1)
+    every = [row["id"] for row in full("papers", "--json").rows]
+
+    first = [row["id"] for row in full("papers", "--json", "--limit", "1").rows]
+    rest = [row["id"] for row in full("papers", "--json", "--before", first[0]).rows]
+
+    assert len(every) == len(set(every)) > 1
+    assert first + rest == every
+    assert full("papers", "--before", "9999.99999").code == 2
+
+
 def test_match_prints_the_score_and_the_matching_phrases(full):
     [row] = full("match", "retrieval", "--json").rows
 
@@ -519,6 +531,29 @@ def test_suppression_is_listed_as_a_hash_and_can_be_removed(ready):
     assert ready("suppressions", "list", "--json").rows == []
 
 
+@pytest.mark.parametrize(
+    ("command", "field"), [("subscribers list", "id"), ("suppressions list", "hash")]
+)
+def test_list_has_the_newest_rows_and_older_ones_on_request(ready, command, field):
+    for email in ("ada@example.org", "bob@example.org", "eve@example.org"):
+        ready("subscribers", "add", email, "--confirmed")
+        ready("suppressions", "add", email)
+
+    def listed(*arguments):
+        return [row[field] for row in ready(*command.split(), *arguments, "--json").rows]
+
+    first, second, third = listed()
+    assert listed("--limit", "2") == [second, third]
+    assert listed("--limit", "2", "--before", str(third)) == [first, second]
+
+
+def test_suppressions_are_filtered_by_day_and_hash(ready):
+    ready("suppressions", "add", "ada@example.org")
+
+    assert ready("suppressions", "list", "--json", "--since", "2100-01-01").rows == []
+    assert ready("suppressions", "list", "--before", "cafe").code == 2
+
+
 # --- Mail ---------------------------------------------------------------------------------------
 
 
@@ -583,6 +618,10 @@ def test_send_drains_the_outbox_and_deliveries_lists_the_mail(full, inbox, monke
     }  # fmt: skip
     assert row["papers"] == ["3001.00001"]
     assert row["message_id"] in inbox.only().raw.decode()
+    for chosen in (("--email", row["email"]), ("--edition", row["edition"]), ("--limit", "1")):
+        assert [one["id"] for one in full("deliveries", *chosen, "--json").rows] == [row["id"]]
+    assert full("deliveries", "--after", str(row["id"]), "--json").rows == []
+    assert full("deliveries", "--email", "nobody@example.org").code == 1
 
 
 def test_send_exits_with_code_0_if_a_recipient_is_refused(full, inbox, monkeypatch):

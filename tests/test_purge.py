@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import threading
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, insert, update
 
 from pipeline import bootstrap, editions, purge, settings, signup
 from pipeline.domain import DeliveryStatus, SubscriberStatus
+from pipeline.editions.backfill import match_late_topics
 from pipeline.editions.compiler import NEVER_TWICE
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.purge import Purged, Retention
 from pipeline.signup import Choices, parse_queries
-from pipeline.storage import digests, retention
+from pipeline.storage import digests, embeddings, retention
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
     DailyCountRow,
     DeliveryRow,
+    EmbeddingRow,
+    MatchRow,
+    PaperRow,
+    PaperVersionRow,
     PendingConfirmationRow,
     PickRow,
     RateLimitRow,
+    ReactionRow,
     RequestRow,
+    SightingRow,
     SkipRow,
     SubscriberRow,
 )
 from tests.support.dying import dying
 from tests.support.factories import NOW, make_sighting
-from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows, stored
 from tests.support.outbox import add_delivery
 from tests.support.plans import is_indexed, selecting
 
@@ -336,6 +343,115 @@ def test_unfinished_deliveries_are_kept_at_any_age(engine: Engine):
     assert left == {"queued", "leased", "sending"}
 
 
+# --- Papers, matches and vectors ----------------------------------------------------------------
+
+
+def papers_of_three_ages(engine: Engine) -> None:
+    """Store a paper of today and papers of 100 and of 200 days ago, with a match each."""
+    add_reader(engine, "cat:cs.IR", now=NOW - 300 * DAY)
+    for number, age in enumerate((200, 100, 0)):
+        one = make_sighting(f"3001.0000{number}", title=f"Paper {number}")
+        ingest(engine, one, now=NOW - age * DAY)
+        match_late_topics(engine, number + 1, NOW - age * DAY)
+
+
+def titles(engine: Engine) -> list[str]:
+    return sorted(paper.title for paper in stored(engine))
+
+
+def test_matches_are_deleted_after_four_months_and_papers_are_kept(engine: Engine):
+    papers_of_three_ages(engine)
+
+    assert run(engine, NOW).matches == 1
+
+    assert (count(engine, MatchRow), count(engine, PaperRow)) == (2, 3)
+    assert run(engine, NOW).matches == 0
+
+
+def test_old_paper_is_not_sent_again_after_its_match_was_deleted(engine: Engine):
+    """A source may change a paper at any time, and a changed paper is matched again."""
+    papers_of_three_ages(engine)
+    run(engine, NOW)
+
+    again = make_sighting(
+        "3001.00000", title="Paper 0", source="huggingface", keywords=("ranking",)
+    )
+    ingest(engine, again, now=NOW + HOUR)
+
+    assert count(engine, MatchRow) == 2
+    publish(engine, NOW + 2 * HOUR)
+    picked = {row.paper_id for row in rows(engine, PickRow)}
+    assert rows(engine, PaperRow, PaperRow.id)[0].id not in picked
+
+
+def test_papers_are_deleted_if_the_operator_set_a_limit(engine: Engine):
+    papers_of_three_ages(engine)
+
+    assert run(engine, NOW, paper=180 * DAY).papers == 1
+    assert titles(engine) == ["Paper 1", "Paper 2"]
+    assert (count(engine, SightingRow), count(engine, PaperVersionRow)) == (2, 2)
+    # The newest paper stays at any age: SQLite would use its id again.
+    assert run(engine, NOW + 900 * DAY, paper=180 * DAY).papers == 1
+    assert titles(engine) == ["Paper 2"]
+
+
+def test_papers_in_a_digest_or_with_a_reaction_are_kept(engine: Engine):
+    papers_of_three_ages(engine)
+    reader = add_reader(engine, "cat:cs.IR", email="bob@example.org", now=NOW)
+    old, older, _ = (row.id for row in rows(engine, PaperRow, PaperRow.id))
+    delivery = add_delivery(engine, created_at=NOW + 900 * DAY)
+    with engine.begin() as conn:
+        conn.execute(
+            insert(PickRow).values(
+                delivery_id=delivery, position=0, paper_id=old, paper_version=1, score=1.0,
+                reasons=[],
+            )
+        )  # fmt: skip
+        conn.execute(
+            insert(ReactionRow).values(
+                subscriber_id=reader.id, paper_key="3001.00001", paper_id=older, liking=0,
+                is_own=False, saved_at=NOW, note="", content={}, terms=b"", at=NOW,
+            )
+        )  # fmt: skip
+
+    assert run(engine, NOW + 900 * DAY, paper=180 * DAY).papers == 0
+
+
+@pytest.mark.parametrize("after", range(0, 16, 3))
+def test_deletion_of_papers_continues_after_a_crash(engine: Engine, after: int, monkeypatch):
+    monkeypatch.setattr(purge, "CHUNK", 1)
+    papers_of_three_ages(engine)
+    with dying(engine, after):
+        run(engine, NOW, paper=180 * DAY)
+
+    run(engine, NOW, paper=180 * DAY)
+
+    assert (titles(engine), count(engine, MatchRow)) == (["Paper 1", "Paper 2"], 2)
+
+
+def test_a_night_deletes_a_limited_number_of_matches(engine: Engine, monkeypatch):
+    monkeypatch.setattr(purge, "CHUNK", 1)
+    monkeypatch.setattr(purge, "MOST_CHUNKS", 1)
+    papers_of_three_ages(engine)
+
+    assert [run(engine, NOW + 900 * DAY).matches for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_vectors_are_deleted_a_year_after_their_last_use(engine: Engine):
+    with engine.begin() as conn:
+        embeddings.store_vectors(conn, "model", {"a": b"1", "b": b"2"})
+    (today,) = {row.used_on for row in rows(engine, EmbeddingRow)}
+    with engine.begin() as conn:
+        conn.execute(update(EmbeddingRow).values(used_on=today - 500 * DAY))
+        assert embeddings.aged_keys(conn, "model", ["a", "c"]) == ["a"]
+        embeddings.note_use(conn, "model", ["a"])
+        assert embeddings.aged_keys(conn, "model", ["a", "b"]) == ["b"]
+
+    now = datetime.combine(today, time(), UTC)
+    assert run(engine, now).embeddings == 1
+    assert [row.text_key for row in rows(engine, EmbeddingRow)] == ["a"]
+
+
 # --- Settings and cost --------------------------------------------------------------------------
 
 
@@ -360,10 +476,11 @@ def test_retention_periods_follow_the_settings(engine: Engine):
 def test_every_purge_query_uses_an_index(engine: Engine):
     """So that a nightly purge costs as much as one day added, not as much as a year did."""
     with selecting(engine) as seen:
-        run(engine, NOW)
+        run(engine, NOW, paper=180 * DAY)
 
-    assert len(seen) == len(fields(Purged))
+    # The steps about matches and papers look up the newest batch that is old enough.
+    assert len(seen) == len(fields(Purged)) + 2
     for statement, parameters in seen:
-        # Topics have no date: the followers of each are looked up by an index.
-        if "FROM topics" not in statement:
+        # Topics have no date: the followers of each are looked up by an index. Batches are few.
+        if "FROM topics" not in statement and "FROM batches" not in statement:
             assert is_indexed(engine, statement, parameters), statement

@@ -116,6 +116,7 @@ def test_missing_env_file_is_accepted(tmp_path):
         ("PENDING_DAYS", "2"),
         ("IP_DAYS", "0"),
         ("DIGEST_DAYS", "89"),
+        ("PAPER_DAYS", "179"),
         ("DELIVERY_DAYS", "for ever"),
         ("LOGO_URL", "javascript:alert(1)"),
         ("LOGO_URL", "http://example.org/logo.png"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 from sqlalchemy import insert, update
@@ -18,13 +18,16 @@ from pipeline.domain import (
 )
 from pipeline.errors import NotFoundError
 from pipeline.storage import deliveries, delivery_queries, guard, refusals, send_controls, throttles
+from pipeline.storage.database import ALL, Page
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
+from pipeline.storage.delivery_queries import Wanted, list_ids
 from pipeline.storage.schema import DeliveryRow, RefusalRow, RequestRow, SubscriberRow
 from pipeline.storage.throttles import ThrottleState
 from tests.support import outbox
 from tests.support.factories import NOW, TODAY
 from tests.support.newsroom import rows
 from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
+from tests.support.plans import is_indexed, selecting
 
 LEASE = timedelta(minutes=6)
 PATIENCE = timedelta(minutes=11)
@@ -505,13 +508,61 @@ def test_only_uncertain_deliveries_can_be_resolved(engine, status):
 # --- Queries ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("page", "places"),
+    [
+        (Page(), [0, 1, 2, 3, 4]),
+        (Page(limit=2), [3, 4]),
+        (Page(limit=2, before=3), [1, 2]),
+        (Page(limit=2, after=0), [1, 2]),
+        (Page(after=1, before=3), [2]),
+    ],
+)
+@pytest.mark.parametrize("status", [None, Status.SENT])
+def test_page_is_between_ids_or_the_newest_deliveries(engine, page, places, status):
+    ids = [add_delivery(engine, status="sent", created_at=NOW) for _ in range(5)]
+    with engine.begin() as conn:  # a lease orders the index of the statuses differently
+        conn.execute(update(DeliveryRow).where(DeliveryRow.id == ids[1]).values(lease_until=NOW))
+    add_delivery(engine, status="failed", created_at=NOW - timedelta(days=1))
+
+    def bound(place):
+        return None if place is None else ids[place]
+
+    page = Page(bound(page.after), bound(page.before), page.limit)
+    with engine.connect() as conn:
+        found = list_ids(conn, page, Wanted(status=status, since=NOW))
+
+    assert found == [ids[place] for place in places]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(),
+        Wanted(status=Status.SENT),
+        Wanted(subscriber_id=1),
+        Wanted(edition_on=date(2030, 1, 2)),
+        Wanted(since=NOW),
+    ],
+    ids=["all", "status", "subscriber", "edition", "since"],
+)
+def test_page_of_deliveries_is_found_by_an_index(engine, wanted):
+    add_delivery(engine)
+    with selecting(engine) as seen, engine.connect() as conn:
+        list_ids(conn, Page(limit=100, before=1_000), wanted)
+
+    assert seen
+    assert all(is_indexed(engine, statement, parameters) for statement, parameters in seen)
+
+
 def test_listing_returns_all_deliveries_or_those_of_one_status(engine):
     first = add_delivery(engine, "ada@example.org", reason="because")
     second = add_delivery(engine, status="sent")
 
     with engine.connect() as conn:
         everything = delivery_queries.list_views(conn)
-        sent = delivery_queries.list_views(conn, Status.SENT)
+        sent = delivery_queries.list_views(conn, list_ids(conn, ALL, Wanted(status=Status.SENT)))
 
     assert [view.id for view in everything] == [first, second]
     assert [view.id for view in sent] == [second]

@@ -410,6 +410,79 @@ def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monke
     assert "still being loaded" not in later
 
 
+def open_bounded(engine, monkeypatch, most: int) -> tuple[LiveIndex, TestClient]:
+    monkeypatch.setattr(search_index, "SEGMENT", 10)
+    live_index = LiveIndex(engine, background=False, most=most)
+    services = open_site(engine).services
+    return live_index, TestClient(create_app(services, live_index=live_index), base_url=URL)
+
+
+@one_database
+def test_index_of_the_newest_papers_is_the_same_as_one_without_the_others(engine, monkeypatch):
+    ingest(engine, *(make_sighting(title=f"Moth of kind {n % 4}") for n in range(35)))
+    live_index, _ = open_bounded(engine, monkeypatch, most=20)
+    live_index.renew()
+    index, whole = live_index.current(), PaperIndex(stored(engine)[19:])
+
+    found, expected = index.find(parse("moth kind")), whole.find(parse("moth kind"))
+
+    assert index.complete
+    assert (index.size, len(index.segments)) == (16, 2)  # whole segments of ids only
+    assert found.papers.tolist() == (expected.papers + 19).tolist()
+    assert found.scores.tolist() == pytest.approx(expected.scores.tolist())
+
+
+@one_database
+@pytest.mark.parametrize(("most", "size"), [(1, 1), (5, 5), (35, 35), (1_000, 35)])
+def test_index_has_at_most_so_many_papers(engine, monkeypatch, most, size):
+    ingest(engine, *(make_sighting() for _ in range(35)))
+    live_index, _ = open_bounded(engine, monkeypatch, most)
+
+    live_index.renew()
+
+    index = live_index.current()
+    assert index.size == size
+    assert (index.since is None) == (size == 35)
+
+
+@one_database
+def test_older_papers_are_found_by_title_and_id_and_the_search_says_since_when(engine, monkeypatch):
+    old = make_sighting("3001.00001", title="Zebrafish Sleep: A Study of Fins")
+    ingest(engine, old, *(make_sighting(title=f"Moth {n}") for n in range(25)))
+    live_index, browser = open_bounded(engine, monkeypatch, most=20)
+    live_index.renew()
+
+    def location(query: str) -> str | None:
+        answer = browser.get("/papers", params={"q": query}, follow_redirects=False)
+        return answer.headers.get("location")
+
+    assert location("zebrafish sleep a study of fins") == "/papers/3001.00001"
+    assert location("3001.00001") == "/papers/3001.00001"
+    assert location("zebrafish") is None
+    assert "The search covers papers since" in browser.get("/papers?q=moth").text
+    assert "The search covers papers since" not in browser.get("/papers").text
+    assert "These are papers since" in browser.get("/authors/Ada%20Lovelace").text
+
+
+@one_database
+def test_newest_papers_are_searched_while_older_ones_are_being_indexed(engine, monkeypatch):
+    ingest(engine, *(make_sighting(title=f"Moth {n}") for n in range(35)))
+    live_index, _ = open_bounded(engine, monkeypatch, most=1_000)
+    sizes = []
+    build = LiveIndex._segment
+
+    def observed(self, *arguments):
+        if self._few:
+            sizes.append((self.current().size, self.current().complete, self.ready()))
+        return build(self, *arguments)
+
+    monkeypatch.setattr(LiveIndex, "_segment", observed)
+    live_index.renew()
+
+    assert sizes == [(6, False, None), (16, False, None), (26, False, None)]
+    assert (live_index.current().size, live_index.current().complete) == (35, True)
+
+
 @one_database
 def test_library_indexes_papers_at_startup_and_follows_new_papers(engine):
     ingest(engine, make_sighting(title="Moths"))

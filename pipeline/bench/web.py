@@ -29,6 +29,7 @@ from pipeline.ingest import ingest_recorded
 from pipeline.local.processes import Child, free_port
 from pipeline.sources import FetchResult
 from pipeline.storage.database import open_engine
+from pipeline.web.papers.search_index import MOST, SEGMENT
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT: Final = 300.0  # seconds until every paper can be searched
@@ -93,7 +94,7 @@ def run(plan: Plan, progress: Callable[[str], None] = lambda _step: None) -> Rep
     with outbox.temporary_database(plan.database_url) as url:
         progress("storing papers")
         papers, searches = _fill(plan, url)
-        with _serving(url) as server, _fts5(papers) as index:
+        with _serving(url, plan.papers) as server, _fts5(papers) as index:
             progress("waiting until all papers can be searched")
             ready = server.wait_until_found(papers[0])
             progress("searching")
@@ -183,12 +184,13 @@ class Server:
 
 
 @contextmanager
-def _serving(database_url: str) -> Iterator[Server]:
+def _serving(database_url: str, papers: int) -> Iterator[Server]:
     port = free_port()
     environment = settings.child_environment(
         DATABASE_URL=database_url,
         SITE_URL=f"http://{HOST}:{port}",
         LOG_LEVEL="ERROR",
+        SEARCH_PAPERS=str(min(papers + 2 * SEGMENT, MOST)),
         PREVIEWS_PER_MINUTE="10000",  # all searches come from one address
     )
     command = [sys.executable, "-m", "pipeline", "serve", "--host", HOST, "--port", str(port)]

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy import Connection
 
 from pipeline.bootstrap import Services, services
-from pipeline.cli.output import AsJson, Now, complain, lines, moment, show
+from pipeline.cli.output import (
+    After,
+    AsJson,
+    Before,
+    Limit,
+    Now,
+    Since,
+    complain,
+    day,
+    lines,
+    midnight,
+    moment,
+    most,
+    show,
+)
 from pipeline.dispatch import DispatchStoppedError, Tally
 from pipeline.domain import DeliveryStatus
 from pipeline.editions import SlotResult
-from pipeline.errors import PaperboyError
-from pipeline.storage import deliveries, delivery_queries, digests, send_controls
-from pipeline.storage.database import read_only
+from pipeline.errors import NotFoundError, PaperboyError
+from pipeline.storage import deliveries, delivery_queries, digests, send_controls, subscribers
+from pipeline.storage.database import Page, in_pages, read_only
 from pipeline.storage.deliveries import Resolution
-from pipeline.storage.delivery_queries import DeliveryView
+from pipeline.storage.delivery_queries import DeliveryView, Wanted
 from pipeline.storage.send_controls import Pause
 
 app = typer.Typer()
@@ -146,17 +162,51 @@ def list_deliveries(
     status: Annotated[
         DeliveryStatus | None, typer.Option("--status", help="Only those in this status.")
     ] = None,
+    email: Annotated[
+        str | None, typer.Option("--email", help="Only those to this subscriber.")
+    ] = None,
+    edition: Annotated[
+        str | None, typer.Option("--edition", metavar="DATE", help="Only those of this edition.")
+    ] = None,
+    since: Since = None,
+    limit: Limit = None,
+    before: Before = None,
+    after: After = None,
     as_json: AsJson = False,
 ) -> None:
-    """List all deliveries and their status."""
+    """List deliveries and their status, the newest last."""
     if context.invoked_subcommand:
         return
     built = services()
-    with read_only(built.engine) as conn:
-        views = delivery_queries.list_views(conn, status)
-        papers = digests.papers_of(conn, [view.id for view in views])
-    rows = (_delivery_row(built, view, papers[view.id]) for view in views)
+    wanted = Wanted(
+        status,
+        _subscriber_id(built, email) if email else None,
+        day(edition, "--edition"),
+        midnight(since),
+    )
+    rows = in_pages(
+        built.engine,
+        Page(after, before, most(limit, as_json=as_json)),
+        lambda conn, part: delivery_queries.list_ids(conn, part, wanted),
+        partial(_delivery_rows, built),
+    )
     show(rows, OWED, as_json=as_json, empty="No deliveries.")
+
+
+def _subscriber_id(built: Services, email: str) -> int:
+    with read_only(built.engine) as conn:
+        found = subscribers.by_email(conn, email)
+    if found is None:
+        raise NotFoundError("no subscriber has this address")
+    return found.id
+
+
+def _delivery_rows(
+    built: Services, conn: Connection, ids: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    papers = digests.papers_of(conn, ids)
+    for view in delivery_queries.list_views(conn, ids):
+        yield _delivery_row(built, view, papers[view.id])
 
 
 def _delivery_row(built: Services, view: DeliveryView, papers: list[str]) -> dict[str, Any]:

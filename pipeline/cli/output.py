@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime, time
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TextIO, overload
+from typing import IO, Annotated, Any, Final, Literal, TextIO, overload
 
 import typer
 from rich.console import Console
@@ -29,6 +29,20 @@ Now = Annotated[
 Since = Annotated[
     str | None, typer.Option("--since", metavar="DATE", help="From this day on, YYYY-MM-DD.")
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=1, metavar="N", help="At most so many, the newest; 100, with --json all."
+    ),
+]
+Before = Annotated[
+    int | None, typer.Option("--before", metavar="ID", help="Only those with a lower id.")
+]
+After = Annotated[
+    int | None,
+    typer.Option("--after", metavar="ID", help="Only those with a higher id, the oldest first."),
+]
+ROWS: Final = 100  # of a table, unless --limit is given
 
 
 class UsageError(typer.BadParameter):
@@ -53,6 +67,17 @@ def day(text: str | None, option: str = "--since") -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{option}: {text!r} is not a day like 2030-01-02") from None
+
+
+def midnight(since: str | None) -> datetime | None:
+    """Return the start of a day in UTC; None if no day is given."""
+    first = day(since)
+    return None if first is None else datetime.combine(first, time(), UTC)
+
+
+def most(limit: int | None, *, as_json: bool) -> int | None:
+    """Return the maximum number of rows to list; None for all."""
+    return limit if limit or as_json else ROWS
 
 
 def lines(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -14,7 +14,18 @@ from pipeline import embedding, settings
 from pipeline import ingest as ingesting
 from pipeline.bench import quality
 from pipeline.bootstrap import Services, services
-from pipeline.cli.output import AsJson, Now, Since, UsageError, complain, day, moment, show
+from pipeline.cli.output import (
+    AsJson,
+    Limit,
+    Now,
+    Since,
+    UsageError,
+    complain,
+    day,
+    moment,
+    most,
+    show,
+)
 from pipeline.cli.subscribers import breadth_of
 from pipeline.domain import TRENDING, Breadth, Paper, SourceState
 from pipeline.errors import PaperboyError, SourceError
@@ -27,7 +38,7 @@ from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import hints
 from pipeline.sources import LIVE, recorded_files
 from pipeline.storage import ingest_state, papers
-from pipeline.storage.database import read_only
+from pipeline.storage.database import PAGE, read_only
 
 app = typer.Typer()
 
@@ -108,13 +119,16 @@ def _source_row(report: SourceReport) -> dict[str, Any]:
 
 
 @app.command("papers")
-def list_papers(since: Since = None, as_json: AsJson = False) -> None:
+def list_papers(
+    since: Since = None,
+    limit: Limit = None,
+    before: Annotated[
+        str | None, typer.Option("--before", metavar="ID", help="Only those listed after this one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the published papers, newest announcement first."""
-    built = services()
-    with read_only(built.engine) as conn:
-        listed = papers.announced(
-            conn, since=day(since), through_batch=ingest_state.published_batch(conn)
-        )
+    listed = _listed(services(), day(since), before, most(limit, as_json=as_json))
     rows = (
         {
             "id": paper.key,
@@ -127,6 +141,27 @@ def list_papers(since: Since = None, as_json: AsJson = False) -> None:
     )
     columns = ("id", "announced_on", "batch", "sources", "title")
     show(rows, columns, as_json=as_json, empty="No papers yet: run `paperboy ingest`.")
+
+
+def _listed(
+    built: Services, since: date | None, before: str | None, limit: int | None
+) -> Iterator[Paper]:
+    """Yield papers in the order of the list; at most `PAGE` of them are in memory."""
+    with read_only(built.engine) as conn:
+        through = ingest_state.published_batch(conn)
+        last = papers.by_key(conn, before) if before else None
+    if before and last is None:
+        raise UsageError(f"--before: no paper is known as {before!r}")
+    while limit is None or limit > 0:
+        most_now = PAGE if limit is None else min(PAGE, limit)
+        with read_only(built.engine) as conn:
+            some = papers.announced(
+                conn, since=since, through_batch=through, before=last, limit=most_now
+            )
+        if not some:
+            return
+        yield from some
+        last, limit = some[-1], limit and limit - len(some)
 
 
 @app.command()

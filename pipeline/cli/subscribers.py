@@ -18,12 +18,18 @@ import typer
 from pipeline import signup
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import (
+    After,
     AsJson,
+    Before,
+    Limit,
     Now,
+    Since,
     UsageError,
     complain,
     lines,
+    midnight,
     moment,
+    most,
     new_private_file,
     show,
 )
@@ -33,12 +39,13 @@ from pipeline.feedback import suppression
 from pipeline.signup import Choices, members
 from pipeline.signup.transfer import Imported, ImportReport
 from pipeline.storage import guard, suppressions
-from pipeline.storage.database import read_only
+from pipeline.storage.database import Page, read_only
 
 app = typer.Typer(no_args_is_help=True)
 suppressions_app = typer.Typer(no_args_is_help=True)
 
 COLUMNS = (
+    "id",
     "email",
     "status",
     "topics",
@@ -109,9 +116,12 @@ def breadth_of(name: str) -> Breadth:
 
 
 @app.command("list")
-def list_subscribers(as_json: AsJson = False) -> None:
-    """List all subscribers."""
-    rows = (_row(*entry) for entry in signup.everyone(services().engine))
+def list_subscribers(
+    limit: Limit = None, before: Before = None, after: After = None, as_json: AsJson = False
+) -> None:
+    """List subscribers, the newest last."""
+    page = Page(after, before, most(limit, as_json=as_json))
+    rows = (_row(*entry) for entry in signup.everyone(services().engine, page))
     show(rows, COLUMNS, as_json=as_json, empty="No subscribers yet.")
 
 
@@ -305,12 +315,28 @@ def _row(subscriber: Subscriber, topics: tuple[str, ...]) -> dict[str, Any]:
 
 
 @suppressions_app.command("list")
-def list_suppressions(as_json: AsJson = False) -> None:
-    """List the hashes of suppressed addresses."""
-    with read_only(services().engine) as conn:
-        listed = suppressions.list_all(conn)
-    rows = ({"hash": s.hash, "reason": s.reason, "since": s.since} for s in listed)
+def list_suppressions(
+    since: Since = None,
+    limit: Limit = None,
+    before: Annotated[
+        str | None, typer.Option("--before", metavar="HASH", help="Only those older than this one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the hashes of suppressed addresses, the newest last."""
+    rows = _suppression_rows(midnight(since), before, most(limit, as_json=as_json))
     show(rows, ("hash", "reason", "since"), as_json=as_json, empty="No address is suppressed.")
+
+
+def _suppression_rows(
+    since: datetime | None, before: str | None, limit: int | None
+) -> Iterator[dict[str, Any]]:
+    with read_only(services().engine) as conn:
+        known = suppressions.by_hash(conn, before) if before else None
+        if before and known is None:
+            raise UsageError(f"--before: {before!r} is not a hash in this list")
+        for one in suppressions.listed(conn, since=since, before=known, limit=limit):
+            yield {"hash": one.hash, "reason": one.reason, "since": one.since}
 
 
 @suppressions_app.command()

@@ -44,11 +44,14 @@ def match_late_topics(
         if not late:
             return frozenset(failed)
         floor = ingest_state.look_back(conn, now, days=BACKFILL_DAYS)
+        oldest = ingest_state.look_back(conn, now, days=topics.MATCHED_FOR)
         after = min(max(floor, progress.matched_through) for progress in late)
         late_papers = papers.touched_since(conn, after)
         touched = papers.touched_batches(conn, [p.id for p in late_papers])
         # Leave out papers touched by a running ingest: they are matched with their own batch.
-        waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
+        waiting = [
+            p for p in late_papers if p.batch > oldest and touched.get(p.id, batch + 1) <= batch
+        ]
         corpus = statistics(papers.recent(conn, through_batch=batch))
     for progress in _grouped(late):
         some = {one.topic: queries[one.topic] for one in progress}

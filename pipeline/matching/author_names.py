@@ -134,7 +134,7 @@ class _Way:
         return any(len(name) == 1 or name.endswith(".") for name in self.names)
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 13)
 def _ways(author: str) -> tuple[_Way, ...]:
     first = _fold(author.partition(",")[0]) if "," in author else ()
     spelled = dict.fromkeys(_spellings(author))

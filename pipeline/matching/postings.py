@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property
 from itertools import chain
+from sys import intern
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,17 +62,18 @@ class Postings:
         self.papers = len(papers)
         self._texts = [_texts(paper) for paper in papers]
         self._vocabulary: dict[str, int] = {}
-        self._forms: dict[str, tuple[int, int]] = {}  # stem and ending
         self._occurrences: dict[tuple[str, ...], Positions] = {}
         self._kept = 0  # bytes in `_occurrences`
         self._spellings: dict[str, list[tuple[str, ...]]] = {}
         # Fill one array directly: as tuples, a few thousand papers would take half a gigabyte.
-        flat = np.fromiter(chain.from_iterable(self._rows()), dtype=np.int32)
+        forms: dict[str, tuple[int, int]] = {}  # stem and ending
+        flat = np.fromiter(chain.from_iterable(self._rows(forms)), dtype=np.int32)
         rows = flat.reshape(-1, 8).T
-        self.stems, self.paper, self.start, self.end = (row.copy() for row in rows[:4])
+        self.stems = rows[0].copy()
+        self.paper, self.start, self.end, self._text = (_narrow(rows[i]) for i in (1, 2, 3, 6))
         self.zone, self.joint = rows[4].astype(np.int8), rows[5].astype(np.int8)
-        self._text = rows[6].astype(np.int16)
         self.endings = rows[7].astype(np.int8)
+        self._forms = frozenset(forms)
         self._by_stem = np.argsort(self.stems, kind="stable").astype(np.int32)
         self._first: Positions = np.searchsorted(
             self.stems[self._by_stem], np.arange(-1, self._size + 1)
@@ -221,22 +224,34 @@ class Postings:
     def _count(self, number: int) -> int:
         return int(self._first[number + 2] - self._first[number + 1])
 
-    def _rows(self) -> Iterator[tuple[int, int, int, int, int, int, int, int]]:
+    def _rows(
+        self, forms: dict[str, tuple[int, int]]
+    ) -> Iterator[tuple[int, int, int, int, int, int, int, int]]:
+        """Yield the values of each position; add the forms of the papers to `forms`."""
         for paper, texts in enumerate(self._texts):
             for number, (zone, text) in enumerate(texts):
                 found = words(text)
                 for i, word in enumerate(found):
-                    which, end = self._known(word.form)
+                    which, end = self._known(word.form, forms)
                     joint = _joint(text, found, i)
                     yield which, paper, word.start, word.end, zone, joint, number, end
                 yield _GAP, paper, 0, 0, Zone.NONE, 0, number, 0
 
-    def _known(self, form: str) -> tuple[int, int]:
-        """Return the numbers of the stem and the ending of a word; add it to the vocabulary."""
-        if (known := self._forms.get(form)) is None:
-            number = self._vocabulary.setdefault(stem(form), len(self._vocabulary))
-            known = self._forms[form] = number, ending(form)
+    def _known(self, form: str, forms: dict[str, tuple[int, int]]) -> tuple[int, int]:
+        """Return the numbers of the stem and the ending of a word; add it to the vocabulary.
+
+        Words are interned, so that several indexes share them.
+        """
+        if (known := forms.get(form)) is None:
+            number = self._vocabulary.setdefault(intern(stem(form)), len(self._vocabulary))
+            known = forms[intern(form)] = number, ending(form)
         return known
+
+
+def _narrow(values: npt.NDArray[np.int32]) -> npt.NDArray[np.integer[Any]]:
+    """Return a copy of numbers from 0 on in the smallest type that can hold them."""
+    highest = int(values.max(initial=0))
+    return values.astype(np.min_scalar_type(highest))
 
 
 def _texts(paper: Readable) -> list[tuple[Zone, str]]:

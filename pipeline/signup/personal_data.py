@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -29,7 +29,15 @@ from pipeline.storage import (
     topics,
     transactional,
 )
-from pipeline.storage.database import read_only, retry_transaction, server_now, truncate_wal
+from pipeline.storage.database import (
+    ALL,
+    Page,
+    in_pages,
+    read_only,
+    retry_transaction,
+    server_now,
+    truncate_wal,
+)
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
@@ -68,12 +76,16 @@ class Preferences:
         return version_of(self.subscriber, self.topics)
 
 
-def everyone(engine: Engine) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
-    """Return every subscriber, each with the queries of the followed topics."""
-    with read_only(engine) as conn:
-        found = subscribers.list_all(conn)
-        followed = topics.followed_by(conn, [s.id for s in found])
-    for subscriber in found:
+def everyone(engine: Engine, page: Page = ALL) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
+    """Yield the subscribers of a page, each with the queries of the followed topics."""
+    return in_pages(engine, page, subscribers.list_ids, _with_queries)
+
+
+def _with_queries(
+    conn: Connection, ids: Sequence[int]
+) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
+    followed = topics.followed_by(conn, ids)
+    for subscriber in subscribers.list_all(conn, ids):
         yield subscriber, tuple(s.topic.query for s in followed[subscriber.id])
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial, wraps
 from itertools import islice
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT = 10.0  # seconds a SQLite writer waits for another
 POOL_TIMEOUT = 30.0  # seconds to wait for a free connection
+PAGE = 500  # rows of a long list in memory
 LOOK_AGAIN = 0.5  # seconds between retries while the database is unavailable
 
 _SQLITE_AWAY = frozenset(
@@ -320,6 +322,58 @@ def _is_passing(error: DBAPIError) -> bool:
     # PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. SQLite: busy.
     code = getattr(error.orig, "sqlstate", None)
     return code in {"40001", "40P01", "55P03"} or "database is locked" in str(error.orig)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list in the order of ids: the rows between two ids, or `limit` of them.
+
+    With `after` these are the oldest, else the newest. A page is found by its ids, never by an
+    offset, so that the last one costs as much as the first.
+    """
+
+    after: int | None = None
+    before: int | None = None
+    limit: int | None = None  # None: all
+
+    def ids(self, conn: Connection, query: Any, id_: Any) -> list[int]:
+        """Return the ids of this page that `query` selects, ascending."""
+        if self.after is not None:
+            query = query.where(id_ > self.after)
+        if self.before is not None:
+            query = query.where(id_ < self.before)
+        is_newest = self.limit is not None and self.after is None
+        query = query.order_by(id_.desc() if is_newest else id_).limit(self.limit)
+        return sorted(conn.scalars(query))
+
+
+ALL = Page()
+
+
+def in_pages(engine: Engine, page: Page, ids: Callable[[Connection, Page], list[int]],
+             load: Callable[[Connection, list[int]], Iterable[T]]) -> Iterator[T]:  # fmt: skip
+    """Yield the rows of a page; at most `PAGE` of them are in memory.
+
+    `ids` returns the ids of a page, `load` the rows with some ids. No transaction is open while a
+    row is used, so a reader may take any time for it.
+    """
+    if page.limit is not None:
+        with read_only(engine) as conn:
+            found = ids(conn, page)
+        for some in in_chunks(found, PAGE):
+            with read_only(engine) as conn:
+                rows = list(load(conn, some))
+            yield from rows
+        return
+    part = replace(page, after=page.after if page.after is not None else -1, limit=PAGE)
+    while True:
+        with read_only(engine) as conn:
+            found = ids(conn, part)
+            rows = list(load(conn, found)) if found else []
+        if not found:
+            return
+        yield from rows
+        part = replace(part, after=found[-1])
 
 
 def in_chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:

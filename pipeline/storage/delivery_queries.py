@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from pipeline.domain import DeliveryKind, DeliveryStatus, Precedence, RequestKind
 from pipeline.storage import addresses, database, deliveries, send_controls
-from pipeline.storage.database import readable
+from pipeline.storage.database import Page, readable
 from pipeline.storage.schema import (
     IS_QUEUED,
     DeliveryRow,
@@ -21,6 +22,9 @@ from pipeline.storage.schema import (
 )
 
 MOST_UNREADABLE: Final = 500  # rows that `unreadable` returns
+
+FEW: Final = 10_000
+NEVER: Final = (1 << 63) - 1  # above every id
 
 _ROW = DeliveryRow.__table__.c
 
@@ -132,8 +136,61 @@ def in_hand(conn: Connection, domain: str, token: str, now: datetime) -> InHand:
 # --- Lists --------------------------------------------------------------------------------------
 
 
-def list_views(conn: Connection, status: DeliveryStatus | None = None) -> list[DeliveryView]:
-    """Return all readable deliveries, or those of one status, oldest first."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Conditions of a list of deliveries; None does not filter."""
+
+    status: DeliveryStatus | None = None
+    subscriber_id: int | None = None
+    edition_on: date | None = None
+    since: datetime | None = None  # when it was created
+
+    def of(self, conn: Connection, *conditions: ColumnElement[bool]) -> Any:
+        query = select(_ROW.id).where(*conditions)
+        if self.status is not None:
+            query = query.where(_ROW.status == self.status)
+        if self.subscriber_id is not None:
+            query = query.where(_ROW.subscriber_id == self.subscriber_id)
+        if self.edition_on is not None:
+            query = query.where(_ROW.edition_on == self.edition_on)
+        if self.since is not None:
+            first = _first_since(conn, self.since)
+            query = query.where(_ROW.id >= first, _ROW.created_at >= self.since)
+        return query
+
+
+def _first_since(conn: Connection, since: datetime) -> int:
+    """Return the lowest id of the deliveries created since then, so that a search for them ends.
+
+    If there are more than `FEW`, return 0: any search finds a page of them soon.
+    """
+    is_new = _ROW.redacted.in_([False, True]) & (_ROW.created_at >= since)  # as in the index
+    few = select(_ROW.id).where(is_new).limit(FEW + 1).subquery()
+    found, lowest = conn.execute(select(func.count(), func.min(few.c.id))).one()
+    return 0 if found > FEW else lowest or NEVER
+
+
+EVERY: Final = Wanted()
+
+
+def list_ids(conn: Connection, page: Page, wanted: Wanted = EVERY) -> list[int]:
+    """Return the ids of a page of deliveries, ascending.
+
+    By status the lists with and without a lease are read one after the other: in the index, each
+    of them is in the order of ids, and the one with a lease is short.
+    """
+    if wanted.status is None:
+        return page.ids(conn, wanted.of(conn), _ROW.id)
+    found: list[int] = []
+    for part in (_ROW.lease_until.is_(None), _ROW.lease_until.is_not(None)):
+        found += page.ids(conn, wanted.of(conn, part), _ROW.id)
+    found.sort()
+    is_newest = page.limit is not None and page.after is None
+    return found[-page.limit :] if is_newest and page.limit else found[: page.limit]
+
+
+def list_views(conn: Connection, ids: Iterable[int] | None = None) -> list[DeliveryView]:
+    """Return the readable deliveries with these ids, or all, oldest first."""
     papers = (
         select(func.count())
         .where(PickRow.delivery_id == _ROW.id)
@@ -159,8 +216,8 @@ def list_views(conn: Connection, status: DeliveryStatus | None = None) -> list[D
         .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
         .order_by(_ROW.id)
     )
-    if status:
-        query = query.where(_ROW.status == status)
+    if ids is not None:
+        query = query.where(_ROW.id.in_(list(ids)))
     return list(readable(conn, "delivery", query, _ROW.id, _view))
 
 

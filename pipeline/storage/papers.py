@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, exists, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, exists, func, or_, select, update
 
 from pipeline.domain import Links, Paper
 from pipeline.storage import database, ingest_state
 from pipeline.storage.database import in_chunks, readable
 from pipeline.storage.dedup import paper_key
-from pipeline.storage.schema import BatchRow, PaperRow, PaperVersionRow, SightingRow
+from pipeline.storage.schema import (
+    BatchRow,
+    PaperRow,
+    PaperVersionRow,
+    PickRow,
+    ReactionRow,
+    SightingRow,
+)
 
 CHUNK = 500
 LOOK_UP_FOR: Final = timedelta(days=14)  # after the announcement of a paper
@@ -58,15 +65,26 @@ def touched_ids(conn: Connection, batch: int) -> list[int]:
 
 
 def announced(
-    conn: Connection, *, since: date | None = None, through_batch: int, limit: int | None = None
+    conn: Connection,
+    *,
+    since: date | None = None,
+    through_batch: int,
+    before: Paper | None = None,
+    limit: int | None = None,
 ) -> list[Paper]:
     """Return papers up to batch `through_batch`, newest announcement first.
 
-    If `since` is given, only papers announced on or after it are returned.
+    If `since` is given, only papers announced on or after it are returned; of several with the day
+    of `before`, only those with a lower id.
     """
     query = _query().where(PaperRow.batch <= through_batch)
     if since is not None:
         query = query.where(PaperRow.announced_on >= since)
+    if before is not None:
+        # Both conditions say the same; only the first one can use the index.
+        row = select(PaperRow.announced_on).where(PaperRow.id == before.id).scalar_subquery()
+        query = query.where(PaperRow.announced_on <= row)
+        query = query.where(or_(PaperRow.announced_on < row, PaperRow.id < before.id))
     query = query.order_by(PaperRow.announced_on.desc(), PaperRow.id.desc()).limit(limit)
     return list(_papers(conn, query))
 
@@ -210,6 +228,24 @@ def paper_from(row: Any, content: dict[str, Any]) -> Paper:
         withdrawn=content["withdrawn"],
         organization=content.get("organization", ""),
     )
+
+
+def delete_old(conn: Connection, *, before: datetime, limit: int) -> int:
+    """Delete at most `limit` papers that no source has brought since `before`; return how many.
+
+    Kept are papers in a stored digest, papers with a reaction, and the newest paper, whose id
+    SQLite would use again. Versions, sightings and matches are deleted with their paper.
+    """
+    is_over = and_(
+        PaperRow.touched_batch <= ingest_state.last_before(conn, before),
+        PaperRow.id < select(func.max(PaperRow.id)).scalar_subquery(),
+        ~exists().where(PickRow.paper_id == PaperRow.id),
+        ~exists().where(ReactionRow.paper_id == PaperRow.id),
+    )
+    found = select(PaperRow.id).where(is_over).limit(limit)
+    ids = conn.execute(found.with_for_update(skip_locked=True)).scalars().all()
+    # Check again under the lock: a digest or a reaction may have been added before it.
+    return conn.execute(delete(PaperRow).where(PaperRow.id.in_(ids), is_over)).rowcount
 
 
 _ROW_ID = re.compile(r"id:([0-9]{1,15})")

@@ -280,6 +280,7 @@ class EmbeddingRow(Table):
     model: Mapped[str] = mapped_column(BoundedText(16), primary_key=True)  # hash of its files
     text_key: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # hash of a text
     vector: Mapped[bytes]  # of float16, little endian
+    used_on: Mapped[date] = mapped_column(index=True)  # updated once a month
 
 
 class MatchRow(Table):
@@ -454,6 +455,8 @@ class SuppressionRow(Table):
     hash: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     reason: Mapped[str]
     since: Mapped[datetime]
+
+    __table_args__ = (Index(None, "since", "hash"),)
 
 
 class KeyRow(Table):

@@ -113,7 +113,9 @@ class _Chunk:
                 (PaperVersionRow.paper_id == PaperRow.id)
                 & (PaperVersionRow.version == PaperRow.version),
             )
-            for row in self.conn.execute(query.where(column.in_(values))):
+            # Locked against deletion by the purge until they are written back.
+            kept = query.with_for_update(key_share=True, read=True, of=PaperRow)
+            for row in self.conn.execute(kept.where(column.in_(values))):
                 if row.id not in self.by_id:
                     self._remember(_known_paper(row))
                     self.stored[row.id] = row.content

@@ -36,7 +36,7 @@ from pipeline.domain import (
 )
 from pipeline.logs import set_aside
 from pipeline.storage import addresses, database, deliveries, reactions
-from pipeline.storage.database import UNREADABLE, in_chunks, readable, upsert
+from pipeline.storage.database import UNREADABLE, Page, in_chunks, readable, upsert
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow
 
@@ -355,8 +355,16 @@ def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
     return _one(conn, and_(SubscriberRow.id == subscriber_id, _IS_SOMEBODY), for_change=for_change)
 
 
-def list_all(conn: Connection) -> list[Subscriber]:
+def list_ids(conn: Connection, page: Page) -> list[int]:
+    """Return the ids of a page of subscribers, ascending."""
+    return page.ids(conn, select(SubscriberRow.id).where(_IS_SOMEBODY), SubscriberRow.id)
+
+
+def list_all(conn: Connection, ids: Sequence[int] | None = None) -> list[Subscriber]:
+    """Return all subscribers, or those with these ids, in the order of ids."""
     query = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
+    if ids is not None:
+        query = query.where(SubscriberRow.id.in_(ids))
     return list(readable(conn, "subscriber", query, SubscriberRow.id, _mendable))
 
 

@@ -7,16 +7,16 @@ An address is stored as its keyed hash (see `addresses.address_hash`), also afte
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, exists, select
+from sqlalchemy import Connection, delete, exists, select, tuple_
 
 from pipeline.domain import SuppressionReason
 from pipeline.storage import addresses, deliveries
-from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.database import PAGE, in_chunks, upsert
 from pipeline.storage.schema import SubscriberRow, SuppressionRow
 
 CHUNK: Final = 500
@@ -159,6 +159,26 @@ def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int
 def list_all(conn: Connection) -> list[Suppression]:
     """Return all suppressions, oldest first."""
     return [_suppression(row) for row in conn.execute(_oldest_first())]
+
+
+def listed(
+    conn: Connection, *, since: datetime | None, before: Suppression | None, limit: int | None
+) -> Iterator[Suppression]:
+    """Yield suppressions made at or after `since`, oldest first; None does not filter.
+
+    At most `limit` of them are the newest ones, older than `before`. Without it, rows are read in
+    parts.
+    """
+    query = select(*_ROW).execution_options(yield_per=PAGE)
+    if since is not None:
+        query = query.where(_ROW.since >= since)
+    if before is not None:
+        query = query.where(tuple_(_ROW.since, _ROW.hash) < (before.since, before.hash))
+    if limit is None:
+        yield from map(_suppression, conn.execute(query.order_by(_ROW.since, _ROW.hash)))
+        return
+    newest = query.order_by(_ROW.since.desc(), _ROW.hash.desc()).limit(limit)
+    yield from map(_suppression, reversed(conn.execute(newest).all()))
 
 
 def without_subscriber(conn: Connection) -> list[Suppression]:

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from pipeline.domain import TRENDING, Breadth, Match, Subscription, Topic, TopicKind
+from pipeline.storage import ingest_state
 from pipeline.storage.database import in_chunks, readable, upsert
 from pipeline.storage.schema import MatchRow, PaperRow, SubscriptionRow, TopicRow
 
 NEVER_MATCHED = -1
+# Days after its batch for which a paper is matched again if a source changes it. An older match may
+# be deleted (see `purge`): matched again, the paper would be sent a second time.
+MATCHED_FOR = 120
 CHUNK = 1_000
 GAINED = ("batch", "score", "phrases", "breadth")  # columns replaced by a match of lower breadth
 
@@ -288,6 +292,21 @@ def _lock(conn: Connection, id_: InstrumentedAttribute[int], ids: Iterable[int])
 def delete_unpublished_matches(conn: Connection, published: int) -> int:
     """Delete matches after batch `published`, left by a crashed run; return how many."""
     return conn.execute(delete(MatchRow).where(MatchRow.batch > published)).rowcount
+
+
+def delete_old_matches(conn: Connection, *, before: datetime, limit: int) -> int:
+    """Delete at most `limit` matches of batches published before `before`; return how many."""
+    is_old = MatchRow.batch <= ingest_state.last_before(conn, before)
+    query = select(MatchRow.topic_id, MatchRow.paper_id).where(is_old).limit(limit)
+    rows = conn.execute(query.with_for_update(skip_locked=True)).all()
+    if rows:
+        wanted = (MatchRow.topic_id == bindparam("topic")) & (
+            MatchRow.paper_id == bindparam("paper")
+        )
+        conn.execute(
+            delete(MatchRow).where(wanted), [{"topic": row[0], "paper": row[1]} for row in rows]
+        )
+    return len(rows)
 
 
 def matches_of(

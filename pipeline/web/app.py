@@ -131,7 +131,11 @@ def create_app(
     saved; without it, first digests and new topics wait for the scheduled task.
     """
     curated.configure(services.settings.curated_topics)
-    live_index = live_index or LiveIndex(services.engine, embedder=services.known_embeddings)
+    live_index = live_index or LiveIndex(
+        services.engine,
+        embedder=services.known_embeddings,
+        most=services.settings.search_papers,
+    )
     app = Site(
         title="Paperboy",
         openapi_url=None,

@@ -46,7 +46,8 @@ def is_indexed(engine: Engine, statement: str, parameters: Any) -> bool:
         if engine.dialect.name == "sqlite":
             plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             steps = [row[3] for row in plan]
-            return steps[0].startswith("SEARCH") and "INDEX" in steps[0]
+            by_key = "INDEX" in steps[0] or "INTEGER PRIMARY KEY" in steps[0]
+            return steps[0].startswith("SEARCH") and by_key
         _forget_statistics(conn)
         conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table is scanned otherwise
         plan = conn.exec_driver_sql(f"EXPLAIN {statement}", parameters)

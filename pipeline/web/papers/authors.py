@@ -115,6 +115,7 @@ def show_author(
             topic=topic,
             page=shown,
             is_partial=not author.search_index.complete,
+            since=_since(author.search_index),
             counted=ngettext("%(num)s paper", "%(num)s papers", shown.total),
             pace=pace(author.search_index.catalog, author.places),
             follow=_follow(author.topic),
@@ -124,6 +125,11 @@ def show_author(
             canonical=topic.page,
         ),
     )
+
+
+def _since(index: SearchIndex) -> str:
+    """Return the day of the oldest indexed paper; "" if all papers are indexed."""
+    return formatting.full_day(index.since) if index.since else ""
 
 
 def _look_up(live_index: search_index.LiveIndex, conn: Connection, name: str) -> Author:

@@ -164,6 +164,11 @@ class SelectedPapers:
         """Return whether older papers are missing because the index is still being built."""
         return self.search_index is not None and not self.search_index.complete
 
+    @property
+    def since(self) -> date | None:
+        """Return the day of the oldest paper that was searched; None if all papers were."""
+        return self.search_index.since if self.search_index else None
+
     def show(self, conn: Connection, part: slice, branding: Branding) -> list[PaperInList]:
         """Load this slice of the list from the database, with the matched words highlighted."""
         places = self.places[part]
@@ -185,6 +190,8 @@ class Page:
     last: int
     partial: int  # papers of all pages that match only in part; they come last
     is_partial: bool
+    searched: int  # papers
+    since: str  # the day of the oldest of them; "" if no older paper is stored
 
 
 def choose(
@@ -260,6 +267,8 @@ def page(selected: SelectedPapers, number: int, conn: Connection, branding: Bran
         last,
         selected.partial,
         selected.is_partial,
+        selected.search_index.size if selected.search_index else selected.catalog.size,
+        formatting.full_day(selected.since) if selected.since else "",
     )
 
 

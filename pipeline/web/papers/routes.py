@@ -20,6 +20,7 @@ from pipeline.rendering import Branding, formatting
 from pipeline.sources import identifiers
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
+from pipeline.storage.dedup import title_key
 from pipeline.translations import ngettext
 from pipeline.web.dependencies import READ, CPUBudget, LiveIndex, Pages, Services
 from pipeline.web.middleware import AN_HOUR, public
@@ -137,6 +138,8 @@ def _list(conn: Connection, params: ListParams, pages: Pages, live_index: LiveIn
     except QueryError as error:
         return _query_error(params, error, pages)
     selected = listing.choose(live_index, conn, query, params.period, params.order, typed=params.q)
+    if older := _older_paper(conn, params, selected):
+        return RedirectResponse(views.path_of(older.key), status_code=303)
     page = listing.page(selected, params.page, conn, pages.branding)
     return pages.show(
         "papers.html",
@@ -170,6 +173,14 @@ def _redirect_to_paper(services: Services, pages: Pages, key: str) -> Response:
     if paper is None:
         return pages.show("no_paper.html", status=404, key=key)
     return RedirectResponse(views.path_of(paper.key), status_code=303)
+
+
+def _older_paper(conn: Connection, params: ListParams, selected: SelectedPapers) -> Paper | None:
+    """Return the paper with this title, if it is older than the searched ones and none matches."""
+    if selected.since is None or not params.q or selected.total > selected.partial:
+        return None
+    key = title_key(params.q)
+    return papers.identified(conn, title_keys=[key]).get(key)
 
 
 def _correction(params: ListParams, selected: SelectedPapers) -> ListParams | None:

@@ -33,7 +33,7 @@ from pipeline.web.papers.periods import Days
 
 log = structlog.get_logger(__name__)
 
-SEGMENT: Final = 4_096  # ids in a segment, which is rebuilt as a whole when one paper is new
+SEGMENT: Final = 2_048  # ids in a segment, which is rebuilt as a whole when one paper is new
 FEW: Final = 300  # newest papers, searched while the first index is being built
 PATIENCE: Final = 2.0  # seconds that a request waits for the first index
 # Placeholder for a paper that was merged into another since the catalog was loaded.
@@ -154,6 +154,17 @@ class SearchIndex:
     corpus: CorpusStatistics  # of all segments
     complete: bool = True  # False: only the newest papers, while the index is being built
 
+    @property
+    def size(self) -> int:
+        """Return the number of indexed papers, which are the newest of the catalog."""
+        return self.catalog.size - int(self.starts[0])
+
+    @property
+    def since(self) -> date | None:
+        """Return the day of the oldest indexed paper; None if all papers are indexed."""
+        first = int(self.starts[0])
+        return date.fromordinal(int(self.catalog.newest[first])) if first > 0 else None
+
     def find(
         self,
         query: Query,
@@ -215,7 +226,8 @@ class LiveIndex:
 
     The catalog is loaded by the first request that needs it, the segments by a background thread.
     When a newer batch is published, the thread refreshes both; requests are answered from the
-    previous version meanwhile. Without `background`, only `renew` refreshes.
+    previous version meanwhile. Without `background`, only `renew` refreshes. At most the `most`
+    newest papers are indexed, so that the memory does not grow with the archive.
     """
 
     def __init__(
@@ -225,8 +237,10 @@ class LiveIndex:
         patience: float = PATIENCE,
         background: bool = True,
         embedder: Embedder | None = None,
+        most: int = MOST,
     ) -> None:
         self._engine = engine
+        self._most = most
         self._embedder = embedder
         self._patience = patience
         self._background = background
@@ -255,7 +269,8 @@ class LiveIndex:
     def current(self) -> SearchIndex:
         """Return the current index; before there is one, wait at most `patience` seconds.
 
-        If it is not built by then, return an index of the newest `FEW` papers.
+        If it is not built by then, return an index of the newest papers: of those that are indexed
+        so far, or of `FEW`.
         """
         self.start()
         if not self._ready.is_set() and self._background:
@@ -301,7 +316,7 @@ class LiveIndex:
         self._current = self._fill(catalog, kept)
         self._few = None
         self._ready.set()
-        log.info("search_index.loaded", papers=catalog.size, batch=catalog.batch,
+        log.info("search_index.loaded", papers=self._current.size, batch=catalog.batch,
                  seconds=round(time.monotonic() - started, 1))  # fmt: skip
 
     def _run(self) -> None:
@@ -316,9 +331,9 @@ class LiveIndex:
                 if not self._closed:
                     log.exception("search_index.failed")
 
-    def _load(self) -> Catalog:
+    def _load(self, most: int = MOST) -> Catalog:
         with self._reading() as conn:
-            return load_catalog(conn)
+            return load_catalog(conn, most=most)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -328,18 +343,26 @@ class LiveIndex:
             yield conn
 
     def _fill(self, catalog: Catalog, kept: dict[bytes, Segment]) -> SearchIndex:
-        starts = _starts(catalog)
-        filled = [
-            kept.get(holds) or self._segment(catalog, start, end, holds)
-            for (start, end), holds in _ranges(catalog, starts)
-        ]
+        """Return the index of the newest papers; until there is one, publish each part of it.
+
+        The newest segment is built first, so that a search soon covers what visitors look for.
+        """
+        starts = _starts(catalog, self._most)
+        filled: list[Segment] = []
+        for place, ((start, end), holds) in reversed(list(enumerate(_ranges(catalog, starts)))):
+            filled.insert(0, kept.get(holds) or self._segment(catalog, start, end, holds))
+            if self._current is None:
+                some = _measured(catalog, starts[place:], filled, complete=False)
+                with self._lock:
+                    self._few = some
         return _measured(catalog, starts, filled)
 
     def _newest(self) -> SearchIndex:
-        """Return an index of the newest `FEW` papers, built here and cached until `renew`."""
+        """Return the index that is built so far, or one of the newest `FEW` papers, built here."""
         with self._lock:
             if self._few is None:
-                catalog = self._catalog or self._load()
+                # Not the whole catalog: while the thread loads it, a request should not, too.
+                catalog = self._catalog or self._load(FEW + 1)
                 starts = np.array([max(0, catalog.size - FEW), catalog.size])
                 segment = self._segment(catalog, int(starts[0]), catalog.size, b"")
                 self._few = _measured(catalog, starts, [segment], complete=catalog.size <= FEW)
@@ -357,10 +380,17 @@ class LiveIndex:
         return Segment(holds, index, index.statistics())
 
 
-def _starts(catalog: Catalog) -> Places:
-    """Return the place of the first paper in each range of `SEGMENT` ids, and the total size."""
+def _starts(catalog: Catalog, most: int) -> Places:
+    """Return the place of the first paper in each range of `SEGMENT` ids, and the total size.
+
+    Only ranges within the `most` newest papers; if there is none, a part of the newest one.
+    """
+    first = max(0, catalog.size - most)
     places = np.flatnonzero(np.diff(catalog.ids // SEGMENT, prepend=-1))
-    return np.append(places, catalog.size).astype(np.int64)
+    within = places[places >= first]
+    if not within.size and catalog.size:
+        within = np.array([first])
+    return np.append(within, catalog.size).astype(np.int64)
 
 
 def _ranges(catalog: Catalog, starts: Places) -> Iterator[tuple[tuple[int, int], bytes]]:

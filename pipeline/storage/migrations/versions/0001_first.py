@@ -67,8 +67,11 @@ def upgrade() -> None:
         sa.Column("model", sa.String(length=16), nullable=False),
         sa.Column("text_key", sa.String(length=32), nullable=False),
         sa.Column("vector", sa.LargeBinary(), nullable=False),
+        sa.Column("used_on", sa.Date(), nullable=False),
         sa.PrimaryKeyConstraint("model", "text_key", name=op.f("pk_embeddings")),
     )
+    op.create_index(op.f("ix_embeddings_used_on"), "embeddings", ["used_on"], unique=False)
+
     op.create_table(
         "events",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -263,6 +266,10 @@ def upgrade() -> None:
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_suppressions")),
     )
+    op.create_index(
+        op.f("ix_suppressions_since_hash"), "suppressions", ["since", "hash"], unique=False
+    )
+
     op.create_table(
         "throttles",
         sa.Column("domain", sa.String(length=255), nullable=False),

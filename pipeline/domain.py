@@ -515,6 +515,18 @@ TERMINAL = frozenset(
 )
 
 
+class CountedEvent(StrEnum):
+    """Events with a daily count, see storage.daily_counts."""
+
+    SENT = "sent"  # accepted by the mail server
+    REFUSED = "refused"  # permanently rejected by the mail server
+    EXPIRED = "expired"  # not accepted in time
+    BOUNCED = "bounced"  # accepted, and returned later
+    COMPLAINED = "complained"  # reported as spam by the recipient
+    JOINED = "joined"  # a subscriber became active
+    LEFT = "left"  # an active subscriber unsubscribed, or was erased
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One message to one subscriber, claimed from the outbox under a lease."""

@@ -50,9 +50,9 @@ def upgrade() -> None:
         "daily_counts",
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
-        sa.Column("status", sa.String(length=32), nullable=False),
+        sa.Column("event", sa.String(length=32), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("day", "kind", "status", name=op.f("pk_daily_counts")),
+        sa.PrimaryKeyConstraint("day", "kind", "event", name=op.f("pk_daily_counts")),
     )
     op.create_table(
         "database_copy",

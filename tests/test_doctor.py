@@ -25,8 +25,8 @@ from pipeline.cli import app
 from pipeline.doctor import database, services, site
 from pipeline.doctor import settings as settings_checks
 from pipeline.doctor.finding import Check, Finding, Installation
-from pipeline.domain import SourceState
-from pipeline.storage import ingest_state, subscribers
+from pipeline.domain import CountedEvent, SourceState
+from pipeline.storage import daily_counts, ingest_state, send_controls, subscribers
 from pipeline.storage.database import read_only
 from pipeline.storage.ingest_state import SourceRecord
 from pipeline.tasks import Worker
@@ -161,6 +161,39 @@ def test_missed_announcement_is_reported(examine, engine, database_url):
     assert found["source other"].ok is True
 
 
+def test_overdue_steps_and_bad_rates_are_reported(examine, engine, database_url):
+    with engine.begin() as conn:
+        send_controls.pause(conn, None, "maintenance", NOW - timedelta(days=2))
+        counts = {("digest", CountedEvent.SENT): 4_000, ("digest", CountedEvent.COMPLAINED): 5}
+        daily_counts.add(conn, counts, NOW - timedelta(days=3))
+
+    found = examine(services.progress, database_url=database_url)
+
+    assert found["progress"].detail == "sending is stopped by the operator, for 2880 minutes"
+    assert found["complaints"].ok is False
+    assert found["complaints"].detail.startswith("0.12% of 4000 mails")
+    assert found["bounces"].ok is True
+
+
+def test_rates_and_progress_of_a_new_installation_pass(examine, database_url):
+    found = examine(services.progress, database_url=database_url)
+
+    assert {name: finding.ok for name, finding in found.items()} == {
+        "progress": True, "complaints": True, "bounces": True
+    }  # fmt: skip
+
+
+def test_disk_with_little_space_is_reported(examine, database_url, monkeypatch):
+    assert examine(database.disk, database_url=database_url)["disk"].ok is True
+
+    monkeypatch.setattr(database, "LOW_SPACE", 1 << 60)
+    found = examine(database.disk, database_url=database_url)
+
+    assert found["disk"].ok is False
+    assert found["disk"].detail.endswith("MB are free")
+    assert ("database size" in found) is database_url.startswith("postgresql")
+
+
 def test_checks_create_no_database_file(examine, tmp_path):
     path = tmp_path / "paperboy.db"
 
@@ -175,7 +208,7 @@ def test_unreachable_database_is_reported_without_its_password(examine):
 
     found = [f for check in database.CHECKS for f in examine(check, database_url=url).values()]
 
-    assert [finding.ok for finding in found] == [False, None, None, True, None, None]
+    assert [finding.ok for finding in found] == [False, None, None, True, True, None, None]
     assert "hunter2" not in str(found)
 
 

@@ -195,6 +195,12 @@ class Services:
 
         return purge(self.engine, now, self.retention)
 
+    def watch(self, now: datetime) -> None:
+        """Log the editions that are over; see `watch.watch`."""
+        from pipeline.watch import watch
+
+        watch(self.engine, now)
+
     @property
     def retention(self) -> Retention:
         from pipeline.purge import Retention

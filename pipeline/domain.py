@@ -525,6 +525,7 @@ class CountedEvent(StrEnum):
     COMPLAINED = "complained"  # reported as spam by the recipient
     JOINED = "joined"  # a subscriber became active
     LEFT = "left"  # an active subscriber unsubscribed, or was erased
+    FINISHED = "finished"  # an edition, on its date: each of its mails has a result
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ PUBLISH_EVERY = 60.0
 BOUNCES_EVERY = 600.0
 INGEST_AT = crontab(minute="7")  # arXiv and Hugging Face publish on the hour
 
+WATCH_AT = crontab(minute="37")
 PURGE_AT = crontab(hour="3", minute="40")
 
 # SIGTERM reaches the worker but not a task in one of its prefork child processes, so the worker
@@ -130,6 +131,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
             "paperboy.ingest": {"queue": "ingest"},
             "paperboy.publish": {"queue": "edition"},
             "paperboy.purge": {"queue": "ingest"},
+            "paperboy.watch": {"queue": "ingest"},
             "paperboy.bounces": {"queue": "ingest"},
             "paperboy.dispatch": {"queue": "dispatch"},
         },
@@ -143,6 +145,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
             "ingest": {"task": "paperboy.ingest", "schedule": INGEST_AT},
             "publish": {"task": "paperboy.publish", "schedule": PUBLISH_EVERY},
             "purge": {"task": "paperboy.purge", "schedule": PURGE_AT},
+            "watch": {"task": "paperboy.watch", "schedule": WATCH_AT},
             "bounces": {"task": "paperboy.bounces", "schedule": BOUNCES_EVERY},
             "dispatch": {"task": "paperboy.dispatch", "schedule": DISPATCH_EVERY},
         },
@@ -163,6 +166,11 @@ def publish() -> None:
 @app.task(name="paperboy.purge")
 def purge() -> None:
     _services().purge(datetime.now(UTC))
+
+
+@app.task(name="paperboy.watch")
+def watch() -> None:
+    _services().watch(datetime.now(UTC))
 
 
 @app.task(name="paperboy.bounces")
@@ -188,6 +196,7 @@ def _services_of(_pid: int) -> Services:
 PARTS = (
     *("dispatch.compose", "editions", "feedback.bounces", "feedback.intake", "feedback.process"),
     *("ingest", "matching.highlights", "purge", "restore", "storage.keys", "storage.migrate"),
+    "watch",
     *(f"sources.{name}" for name in LIVE),
 )
 """The modules that tasks run, which `bootstrap` imports only when they are needed."""

@@ -63,9 +63,10 @@ def test_brackets_of_expressions_are_balanced(expression: str):
         assert expression.count(opening) == expression.count(closing)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_accepts_the_rules():
-    command = ["promtool", "check", "rules", str(ALERTS)]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+if shutil.which("promtool"):
 
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    def test_promtool_accepts_the_rules():
+        command = ["promtool", "check", "rules", str(ALERTS)]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
+
+        assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -38,6 +38,22 @@ def add(conn: Connection, counts: Counts, now: datetime) -> None:
         )
 
 
+def add_once(conn: Connection, day: date, kind: str, event: CountedEvent) -> bool:
+    """Count an event that happens at most once a day; return False if it is counted already."""
+    added = conn.execute(
+        upsert(conn, DailyCountRow)
+        .values(day=day, kind=kind, event=event, count=1)
+        .on_conflict_do_nothing(index_elements=["day", "kind", "event"])
+        .returning(DailyCountRow.count)
+    )
+    return added.one_or_none() is not None
+
+
+def is_counted(conn: Connection, day: date, event: CountedEvent) -> bool:
+    """Return whether an event is counted on a day, for any kind of mail."""
+    return any(found is event for _, found in between(conn, day, day))
+
+
 def totals(conn: Connection) -> Counts:
     """Return the totals since the database was created."""
     return _sum(conn, true())

@@ -6,9 +6,10 @@ is longer than its retries, and rates are those of whole days: they change once 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection, func, select
@@ -249,6 +250,31 @@ def last_edition_at(conn: Connection) -> datetime | None:
         .order_by(DeliveryRow.created_at.desc())
         .limit(1)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class EditionCounts:
+    """What became of the mails of an edition so far."""
+
+    statuses: Counter[DeliveryStatus]
+    length: timedelta  # from the first mail that was queued to the last that was sent
+
+
+def edition(conn: Connection, edition_on: date) -> EditionCounts:
+    """Return the counts of one edition; reads its rows by the index of their edition."""
+    rows = conn.execute(
+        select(
+            DeliveryRow.status,
+            func.count().label("mails"),
+            func.min(DeliveryRow.created_at).label("first"),
+            func.max(DeliveryRow.sent_at).label("last"),
+        )
+        .where(DeliveryRow.edition_on == edition_on)
+        .group_by(DeliveryRow.status)
+    ).all()
+    ended = [row.last for row in rows if row.last]
+    length = max(ended) - min(row.first for row in rows) if ended else timedelta(0)
+    return EditionCounts(Counter({DeliveryStatus(r.status): r.mails for r in rows}), length)
 
 
 def unsettled(conn: Connection) -> dict[DeliveryStatus, int]:

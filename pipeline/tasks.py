@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib import import_module
@@ -24,11 +23,11 @@ from kombu.exceptions import OperationalError
 
 from pipeline import bootstrap, broker, logs, scheduler, settings
 from pipeline.bootstrap import Services
+from pipeline.broker import QUEUES, Worker
 from pipeline.sources import LIVE
 
 log = structlog.get_logger(__name__)
 
-QUEUES = ("ingest", "edition", "dispatch")
 DRAIN = timedelta(seconds=60)  # longest run of one dispatch task; it ends when nothing is due
 DISPATCH_EVERY = 5.0  # seconds
 PUBLISH_EVERY = 60.0
@@ -48,19 +47,6 @@ app = Celery("paperboy")
 @app.on_configure.connect
 def _configure(sender: Celery, **_: Any) -> None:
     sender.conf.update(celery_settings(settings.load()))
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A worker that answers, or beat, which has no queues and reports no clock."""
-
-    name: str
-    queues: tuple[str, ...] = ()
-    skew: timedelta = timedelta()  # by which its clock is ahead of ours
-
-    @property
-    def is_beat(self) -> bool:
-        return self.name.startswith("celerybeat@")
 
 
 def workers(loaded: settings.Settings, patience: float) -> list[Worker]:
@@ -170,7 +156,10 @@ def purge() -> None:
 
 @app.task(name="paperboy.watch")
 def watch() -> None:
-    _services().watch(datetime.now(UTC))
+    from pipeline import doctor  # imports the clients of DNS, TLS and HTTP, which takes a moment
+
+    services, now = _services(), datetime.now(UTC)
+    services.watch(now, lambda: doctor.failures(services.settings, now))
 
 
 @app.task(name="paperboy.bounces")

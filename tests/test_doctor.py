@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from pipeline import doctor, settings
 from pipeline.bootstrap import Services
+from pipeline.broker import Worker
 from pipeline.cli import app
 from pipeline.doctor import database, services, site
 from pipeline.doctor import settings as settings_checks
@@ -29,7 +30,6 @@ from pipeline.domain import CountedEvent, SourceState
 from pipeline.storage import daily_counts, ingest_state, send_controls, subscribers
 from pipeline.storage.database import read_only
 from pipeline.storage.ingest_state import SourceRecord
-from pipeline.tasks import Worker
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.support.certificates import make_authority

@@ -12,10 +12,10 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pipeline.broker import QUEUES
 from pipeline.doctor.finding import PATIENCE, Check, Finding, Installation, bad, good, unknown
 from pipeline.storage import guard, send_controls, stats
 from pipeline.storage.database import read_only
-from pipeline.tasks import QUEUES
 
 SOON: Final = timedelta(days=14)  # a certificate that expires within it should have been renewed
 WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SIZE"}
@@ -196,10 +196,10 @@ def progress(installation: Installation) -> Iterator[Finding]:
         yield bad("progress", reason, "docs/monitoring.md says what to check")
     if not late:
         yield good("progress", "no step is overdue")
-    yield from _rates(made.week)
+    yield from rates(made.week)
 
 
-def _rates(week: stats.Week) -> Iterator[Finding]:
+def rates(week: stats.Week) -> Iterator[Finding]:
     """Compare the last seven whole days with the rules of mailbox providers."""
     if week.has_lost_edition:
         detail = f"{week.expired_yesterday} digests expired yesterday, {week.sent_yesterday} sent"

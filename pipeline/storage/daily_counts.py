@@ -7,7 +7,7 @@ purged or erased later.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from typing import TypeAlias
 
@@ -52,6 +52,25 @@ def add_once(conn: Connection, day: date, kind: str, event: CountedEvent) -> boo
 def is_counted(conn: Connection, day: date, event: CountedEvent) -> bool:
     """Return whether an event is counted on a day, for any kind of mail."""
     return any(found is event for _, found in between(conn, day, day))
+
+
+def has_before(conn: Connection, day: date) -> bool:
+    """Return whether anything was counted before a day."""
+    return (
+        conn.execute(select(DailyCountRow.day).where(DailyCountRow.day < day)).first() is not None
+    )
+
+
+def days_with(
+    conn: Connection, first: date, last: date, kinds: Collection[str], event: CountedEvent
+) -> int:
+    """Return the number of days, from `first` to `last`, with an event of these kinds of mail."""
+    days = select(func.count(DailyCountRow.day.distinct())).where(
+        DailyCountRow.day.between(first, last),
+        DailyCountRow.kind.in_(kinds),
+        DailyCountRow.event == event,
+    )
+    return conn.execute(days).scalar_one()
 
 
 def totals(conn: Connection) -> Counts:

@@ -621,6 +621,17 @@ class DailyCountRow(Table):
     count: Mapped[int]
 
 
+class OperatorReportRow(Table):
+    """The content of a mail to the operator; one row for each day or month with such a mail."""
+
+    __tablename__ = "operator_reports"
+
+    name: Mapped[str] = mapped_column(BoundedText(16), primary_key=True)  # "daily" or "monthly"
+    day: Mapped[date] = mapped_column(primary_key=True)
+    kind: Mapped[str]  # see domain.DeliveryKind
+    lines: Mapped[list[Any]]  # [[finding, advice], ...]
+
+
 class PickRow(Table):
     """A paper in a digest: its version, reasons and counts as of the time it was compiled."""
 

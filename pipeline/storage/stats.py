@@ -173,11 +173,16 @@ def _week(conn: Connection, now: datetime) -> Week:
 
 def problems(made: Stats, now: datetime, started_at: datetime) -> list[str]:
     """Return all reasons for /readyz, as text for the operator. Pure."""
+    return steps_and_holds(made, now, started_at) + list(bad_rates(made.week))
+
+
+def steps_and_holds(made: Stats, now: datetime, started_at: datetime) -> list[str]:
+    """Return the holds of sending and the overdue steps. Pure."""
     held = [
         f"sending of {hold.edition_on or 'everything'} is held: {hold.reason}" for hold in made.held
     ]
     failing = [made.failing] if made.failing else []
-    return held + failing + overdue(made, now, started_at) + list(bad_rates(made.week))
+    return held + failing + overdue(made, now, started_at)
 
 
 def overdue(made: Stats, now: datetime, started_at: datetime) -> list[str]:

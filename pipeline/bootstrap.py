@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.dispatch import Dispatcher, Quota, Tally
     from pipeline.dispatch.compose import Composer
     from pipeline.dkim import Signer
-    from pipeline.domain import Delivery, ListContent, Notice
+    from pipeline.domain import Delivery, MailContent, Notice
     from pipeline.editions import SlotResult
     from pipeline.feedback.intake import ReadMail
     from pipeline.feedback.process import Feedback
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.storage.embeddings import CachedEmbeddings
     from pipeline.storage.keys import Keys
     from pipeline.token_bucket import Bucket
+    from pipeline.watch import Failure
 
 log = structlog.get_logger(__name__)
 
@@ -197,6 +198,19 @@ class Services:
 
         return purge(self.engine, now, self.retention)
 
+    def watch(self, now: datetime, check: Callable[[], Iterable[Failure]]) -> None:
+        """Log the editions that are over, and mail failed checks and reports; see `watch`."""
+        from email.utils import parseaddr
+
+        from pipeline import watch
+
+        watch.finish_editions(self.engine, now)
+        if self.settings.operator_email:
+            address = parseaddr(self.settings.operator_email)[1]
+            operator = watch.Operator(address, self.suppression_key)
+            watch.alert(self.engine, operator, now, check)
+            watch.report_month(self.engine, operator, now)
+
     @property
     def retention(self) -> Retention:
         from pipeline.purge import Retention
@@ -297,14 +311,16 @@ class Services:
         return self.composer.mail_links(delivery, now)
 
     def compose(
-        self, delivery: Delivery, content: ListContent | None, *, now: datetime | None = None
+        self, delivery: Delivery, content: MailContent | None, *, now: datetime | None = None
     ) -> bytes:
         return self.composer.compose(delivery, content, now=now)
 
-    def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, ListContent]:
+    def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, MailContent]:
         from pipeline import editions
+        from pipeline.storage import operator_reports
 
-        return editions.load_content(conn, claimed, self.settings.quiet_note_days)
+        reports = operator_reports.load(conn, claimed)
+        return reports | editions.load_content(conn, claimed, self.settings.quiet_note_days)
 
     # --- Feedback -------------------------------------------------------------------------------
 

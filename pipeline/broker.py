@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
@@ -20,7 +22,22 @@ log = structlog.get_logger(__name__)
 TRANSPORT: Final = f"{__name__}:Transport"
 """Value of Celery's setting `broker_transport`."""
 
+QUEUES: Final = ("ingest", "edition", "dispatch")
+
 _UNPARSABLE: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that answers, or beat, which has no queues and reports no clock."""
+
+    name: str
+    queues: tuple[str, ...] = ()
+    skew: timedelta = timedelta()  # by which its clock is ahead of ours
+
+    @property
+    def is_beat(self) -> bool:
+        return self.name.startswith("celerybeat@")
 
 
 def fault(message: Any) -> str | None:

@@ -332,8 +332,18 @@ class SavedWeek:
     more: int  # further papers, left out because of the limit
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorReport:
+    """Content of a mail to the operator."""
+
+    lines: tuple[tuple[str, str], ...]  # finding and advice, or figure and value
+
+
 ListContent = Digest | NoMatchNotice | PauseNotice | SavedWeek
 """Content that a slot may produce for its reader."""
+
+MailContent = ListContent | OperatorReport
+"""Content that is stored apart from its delivery."""
 
 
 class Origin(StrEnum):
@@ -382,6 +392,9 @@ class DeliveryKind(StrEnum):
     QUIET_NOTE = "quiet-note"  # no-match notice: why no digest came, and how to widen the topics
     PAUSE_NOTE = "pause-note"  # the digests pause because of inactivity, and how to resume them
     SAVED = "saved"  # once a week, if wanted: the papers that the reader saved since the last one
+    ALERT = "alert"  # to the operator, at most once a day: what is wrong
+    ALL_WELL = "all-well"  # to the operator: nothing is wrong any more
+    REPORT = "report"  # to the operator, once a month: figures
 
     @property
     def precedence(self) -> Precedence:
@@ -420,12 +433,15 @@ class MailKind:
     # left.
     also_to: frozenset[SubscriberStatus] = frozenset()
     overrides_suppression: bool = False  # if requested after it; never a complaint
+    to_operator: bool = False  # sent while sending is paused, too; see docs/decisions
 
     @property
     def feedback_name(self) -> str:
         """Return the name in Feedback-ID: Gmail counts complaints for each template."""
         return self.template.replace("_", "-")
 
+
+_NOT_ACTIVE = frozenset({SubscriberStatus.PENDING, SubscriberStatus.UNSUBSCRIBED})
 
 MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
     {
@@ -455,7 +471,7 @@ MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
             "confirmation",
             subject=gettext_noop("Confirm your subscription to %(name)s"),
             link=LinkPurpose.CONFIRM,
-            also_to=frozenset({SubscriberStatus.PENDING, SubscriberStatus.UNSUBSCRIBED}),
+            also_to=_NOT_ACTIVE,
             overrides_suppression=True,
         ),
         DeliveryKind.ALREADY_IN: MailKind(
@@ -479,11 +495,33 @@ MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
             subject=gettext_noop("Confirm your new address for %(name)s"),
             link=LinkPurpose.NEW_ADDRESS,
         ),
+        DeliveryKind.ALERT: MailKind(
+            "alert",
+            subject=gettext_noop("%(name)s needs your attention"),
+            also_to=_NOT_ACTIVE,
+            overrides_suppression=True,
+            to_operator=True,
+        ),
+        DeliveryKind.ALL_WELL: MailKind(
+            "alert",
+            subject=gettext_noop("All is well again at %(name)s"),
+            also_to=_NOT_ACTIVE,
+            overrides_suppression=True,
+            to_operator=True,
+        ),
+        DeliveryKind.REPORT: MailKind(
+            "report",
+            subject=gettext_noop("%(name)s: figures of the last month"),
+            also_to=_NOT_ACTIVE,
+            overrides_suppression=True,
+            to_operator=True,
+        ),
     }
 )
 """The only place that knows what differs between the kinds of mail."""
 
 LIST_MAIL = tuple(kind for kind, mail in MAIL_KINDS.items() if mail.is_list)
+OPERATOR_MAIL = tuple(kind for kind, mail in MAIL_KINDS.items() if mail.to_operator)
 
 
 # --- Deliveries ---------------------------------------------------------------------------------
@@ -513,6 +551,19 @@ TERMINAL = frozenset(
         DeliveryStatus.EXPIRED,
     }
 )
+
+
+class CountedEvent(StrEnum):
+    """Events with a daily count, see storage.daily_counts."""
+
+    SENT = "sent"  # accepted by the mail server
+    REFUSED = "refused"  # permanently rejected by the mail server
+    EXPIRED = "expired"  # not accepted in time
+    BOUNCED = "bounced"  # accepted, and returned later
+    COMPLAINED = "complained"  # reported as spam by the recipient
+    JOINED = "joined"  # a subscriber became active
+    LEFT = "left"  # an active subscriber unsubscribed, or was erased
+    FINISHED = "finished"  # an edition, on its date: each of its mails has a result
 
 
 @dataclass(frozen=True, slots=True)

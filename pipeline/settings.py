@@ -147,6 +147,7 @@ class Settings(BaseSettings):
     list_name: str = "Paperboy"
     operator_name: str = "Paperboy"
     operator_address: str = ""
+    operator_email: str | None = None
     accent_color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#b45309"
     logo_url: str | None = None
     note: str = ""
@@ -333,7 +334,10 @@ class Settings(BaseSettings):
             raise ValueError("must be an existing file")
         return value
 
-    @field_validator("mail_from", "reply_to", "bounce_address", "unsubscribe_mailbox", "contact")
+    @field_validator(
+        *("mail_from", "reply_to", "bounce_address", "unsubscribe_mailbox", "contact"),
+        "operator_email",
+    )
     @classmethod
     def _mail_address(cls, value: str | None) -> str | None:
         return None if value is None else format_mailbox(*parse_mailbox(value))

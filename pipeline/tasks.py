@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib import import_module
@@ -24,17 +23,18 @@ from kombu.exceptions import OperationalError
 
 from pipeline import bootstrap, broker, logs, scheduler, settings
 from pipeline.bootstrap import Services
+from pipeline.broker import QUEUES, Worker
 from pipeline.sources import LIVE
 
 log = structlog.get_logger(__name__)
 
-QUEUES = ("ingest", "edition", "dispatch")
 DRAIN = timedelta(seconds=60)  # longest run of one dispatch task; it ends when nothing is due
 DISPATCH_EVERY = 5.0  # seconds
 PUBLISH_EVERY = 60.0
 BOUNCES_EVERY = 600.0
 INGEST_AT = crontab(minute="7")  # arXiv and Hugging Face publish on the hour
 
+WATCH_AT = crontab(minute="37")
 PURGE_AT = crontab(hour="3", minute="40")
 
 # SIGTERM reaches the worker but not a task in one of its prefork child processes, so the worker
@@ -47,19 +47,6 @@ app = Celery("paperboy")
 @app.on_configure.connect
 def _configure(sender: Celery, **_: Any) -> None:
     sender.conf.update(celery_settings(settings.load()))
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A worker that answers, or beat, which has no queues and reports no clock."""
-
-    name: str
-    queues: tuple[str, ...] = ()
-    skew: timedelta = timedelta()  # by which its clock is ahead of ours
-
-    @property
-    def is_beat(self) -> bool:
-        return self.name.startswith("celerybeat@")
 
 
 def workers(loaded: settings.Settings, patience: float) -> list[Worker]:
@@ -130,6 +117,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
             "paperboy.ingest": {"queue": "ingest"},
             "paperboy.publish": {"queue": "edition"},
             "paperboy.purge": {"queue": "ingest"},
+            "paperboy.watch": {"queue": "ingest"},
             "paperboy.bounces": {"queue": "ingest"},
             "paperboy.dispatch": {"queue": "dispatch"},
         },
@@ -143,6 +131,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
             "ingest": {"task": "paperboy.ingest", "schedule": INGEST_AT},
             "publish": {"task": "paperboy.publish", "schedule": PUBLISH_EVERY},
             "purge": {"task": "paperboy.purge", "schedule": PURGE_AT},
+            "watch": {"task": "paperboy.watch", "schedule": WATCH_AT},
             "bounces": {"task": "paperboy.bounces", "schedule": BOUNCES_EVERY},
             "dispatch": {"task": "paperboy.dispatch", "schedule": DISPATCH_EVERY},
         },
@@ -163,6 +152,14 @@ def publish() -> None:
 @app.task(name="paperboy.purge")
 def purge() -> None:
     _services().purge(datetime.now(UTC))
+
+
+@app.task(name="paperboy.watch")
+def watch() -> None:
+    from pipeline import doctor  # imports the clients of DNS, TLS and HTTP, which takes a moment
+
+    services, now = _services(), datetime.now(UTC)
+    services.watch(now, lambda: doctor.failures(services.settings, now))
 
 
 @app.task(name="paperboy.bounces")
@@ -188,6 +185,7 @@ def _services_of(_pid: int) -> Services:
 PARTS = (
     *("dispatch.compose", "editions", "feedback.bounces", "feedback.intake", "feedback.process"),
     *("ingest", "matching.highlights", "purge", "restore", "storage.keys", "storage.migrate"),
+    "watch",
     *(f"sources.{name}" for name in LIVE),
 )
 """The modules that tasks run, which `bootstrap` imports only when they are needed."""

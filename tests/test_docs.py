@@ -16,12 +16,13 @@ from sqlalchemy import Engine
 
 from pipeline import settings
 from pipeline.bootstrap import Services
+from pipeline.domain import SourceState
 from pipeline.mailbox import Mailbox
 from pipeline.settings import Settings
+from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import Table
-from pipeline.storage.stats import Stats
+from pipeline.storage.stats import Stats, Week, problems
 from pipeline.web import create_app, ops
-from pipeline.web.ops import stuck
 from tests.reference import DOCS, PAGES, ROOT, commands
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -70,7 +71,8 @@ def test_every_metric_is_documented(engine: Engine):
 
     registry = ops.collect(Services(settings.load(None), engine), now, now)
 
-    assert sorted(documented) == sorted(metric.name for metric in registry.collect())
+    named = [m.name + "_total" * (m.type == "counter") for m in registry.collect()]
+    assert sorted(documented) == sorted(named)
 
 
 @on_sqlite
@@ -95,11 +97,19 @@ def test_every_reason_of_readyz_is_documented():
     since = now - timedelta(days=9)
     breaker = cast(Any, SimpleNamespace(since=since))
 
-    reasons = stuck(Stats(0, since, since, since, since, (), breaker=breaker), now, since)
+    failed = SourceRecord("arxiv", SourceState.FAILED, since, now)
+    made = Stats(
+        0, since, since, since, since, (failed,), breaker=breaker, paused_since=since,
+        week=Week(sent=2_000, complained=90, bounced=300, sent_yesterday=1, expired_yesterday=9),
+    )  # fmt: skip
 
-    assert len(reasons) == 5
+    reasons = problems(made, now, since)
+    reasons += problems(Stats(0, None, None, None, None, ()), now, since)
+
+    assert len(reasons) == 11
     for reason in reasons:
-        assert f"| {reason.partition(', for')[0]} |" in _page("monitoring.md"), reason
+        quoted = re.sub(r"[\d.]+%?|arxiv", "...", reason.partition(", for")[0])
+        assert f"| {quoted} |" in _page("monitoring.md"), reason
 
 
 def _slug(heading: str) -> str:

@@ -22,15 +22,15 @@ from typer.testing import CliRunner
 
 from pipeline import doctor, settings
 from pipeline.bootstrap import Services
+from pipeline.broker import Worker
 from pipeline.cli import app
 from pipeline.doctor import database, services, site
 from pipeline.doctor import settings as settings_checks
 from pipeline.doctor.finding import Check, Finding, Installation
-from pipeline.domain import SourceState
-from pipeline.storage import ingest_state, subscribers
+from pipeline.domain import CountedEvent, SourceState
+from pipeline.storage import daily_counts, ingest_state, send_controls, subscribers
 from pipeline.storage.database import read_only
 from pipeline.storage.ingest_state import SourceRecord
-from pipeline.tasks import Worker
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.support.certificates import make_authority
@@ -162,6 +162,39 @@ def test_missed_announcement_is_reported(examine, engine, database_url):
     assert found["source other"].ok is True
 
 
+def test_overdue_steps_and_bad_rates_are_reported(examine, engine, database_url):
+    with engine.begin() as conn:
+        send_controls.pause(conn, None, "maintenance", NOW - timedelta(days=2))
+        counts = {("digest", CountedEvent.SENT): 4_000, ("digest", CountedEvent.COMPLAINED): 5}
+        daily_counts.add(conn, counts, NOW - timedelta(days=3))
+
+    found = examine(services.progress, database_url=database_url)
+
+    assert found["progress"].detail == "sending is stopped by the operator, for 2880 minutes"
+    assert found["complaints"].ok is False
+    assert found["complaints"].detail.startswith("0.12% of 4000 mails")
+    assert found["bounces"].ok is True
+
+
+def test_rates_and_progress_of_a_new_installation_pass(examine, database_url):
+    found = examine(services.progress, database_url=database_url)
+
+    assert {name: finding.ok for name, finding in found.items()} == {
+        "progress": True, "complaints": True, "bounces": True
+    }  # fmt: skip
+
+
+def test_disk_with_little_space_is_reported(examine, database_url, monkeypatch):
+    assert examine(database.disk, database_url=database_url)["disk"].ok is True
+
+    monkeypatch.setattr(database, "LOW_SPACE", 1 << 60)
+    found = examine(database.disk, database_url=database_url)
+
+    assert found["disk"].ok is False
+    assert found["disk"].detail.endswith("MB are free")
+    assert ("database size" in found) is database_url.startswith("postgresql")
+
+
 def test_checks_create_no_database_file(examine, tmp_path):
     path = tmp_path / "paperboy.db"
 
@@ -176,7 +209,7 @@ def test_unreachable_database_is_reported_without_its_password(examine):
 
     found = [f for check in database.CHECKS for f in examine(check, database_url=url).values()]
 
-    assert [finding.ok for finding in found] == [False, None, None, True, None, None]
+    assert [finding.ok for finding in found] == [False, None, None, True, True, None, None]
     assert "hunter2" not in str(found)
 
 
@@ -624,3 +657,25 @@ def test_outbound_proxy_is_tried_if_one_is_set(examine, valkey):
     assert found["outbound proxy"].ok
     assert found["outbound proxy"].detail.endswith(f":{port}, except lab.example")
     assert missing["outbound proxy"].ok is False
+
+
+# --- The checks of the hourly task --------------------------------------------------------------
+
+
+# The Valkey of the tests may evict, and their PostgreSQL runs without fsync.
+NOT_HERE = {"redis eviction", "durability"}
+
+
+def test_unattended_checks_report_failures_only(engine, database_url, valkey):
+    loaded = settings.load(None, database_url=database_url, redis_url=valkey)
+    assert [f for f in doctor.failures(loaded, NOW) if f.check not in NOT_HERE] == []
+
+    with engine.begin() as conn:
+        reason = "20 of 20 mails were refused alike"
+        send_controls.pause(conn, NOW.date(), reason, NOW, automatic=True)
+        breaker = send_controls.open_breaker(conn, "535 No", NOW, timedelta(minutes=1))
+    assert breaker
+    [found] = [f for f in doctor.failures(loaded, NOW) if f.check not in NOT_HERE]
+
+    assert found.check == "progress"
+    assert found.detail == f"sending of {NOW.date()} is held: {reason}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import fields
 from datetime import UTC, datetime, time, timedelta
-from functools import partial
 
 import pytest
 from sqlalchemy import Engine, insert, update
@@ -17,10 +16,9 @@ from pipeline.editions.compiler import NEVER_TWICE
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.purge import Purged, Retention
 from pipeline.signup import Choices, parse_queries
-from pipeline.storage import digests, embeddings, retention
+from pipeline.storage import digests, embeddings
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
-    DailyCountRow,
     DeliveryRow,
     EmbeddingRow,
     MatchRow,
@@ -229,8 +227,7 @@ def sent(engine: Engine) -> None:
         conn.execute(update(DeliveryRow).where(owed).values(status=DeliveryStatus.SENT))
 
 
-def test_deliveries_are_deleted_after_thirteen_months_and_counted_per_day(engine: Engine):
-    """The number of mails sent on a day is kept for good."""
+def test_deliveries_are_deleted_after_thirteen_months(engine: Engine):
     for name in ("ada", "bob"):
         add_reader(engine, "cat:cs.IR", email=f"{name}@example.org", now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
@@ -238,48 +235,10 @@ def test_deliveries_are_deleted_after_thirteen_months_and_counted_per_day(engine
     sent(engine)
 
     run(engine, NOW + 396 * DAY)
-    assert (count(engine, DeliveryRow), count(engine, DailyCountRow)) == (2, 0)
+    assert count(engine, DeliveryRow) == 2
     purged = run(engine, NOW + 396 * DAY + HOUR)
 
     assert (purged.deliveries, count(engine, DeliveryRow)) == (2, 0)
-    counted = [(row.day, row.kind, row.status, row.count) for row in rows(engine, DailyCountRow)]
-    assert counted == [(NOW.date(), "digest", "sent", 2)]
-
-
-@pytest.mark.parametrize("after", range(1, 6))
-def test_daily_counts_survive_a_crash(engine: Engine, after: int, monkeypatch: pytest.MonkeyPatch):
-    """A row is deleted and counted in one transaction; one day may be spread over many chunks."""
-    monkeypatch.setattr(purge, "CHUNK", 2)
-    for number in range(5):
-        ask(engine, f"r{number}@example.org")
-    signed_up = [row.id for row in rows(engine, RequestRow)]
-    for request in signed_up:
-        signup.confirm(engine, request, NOW)
-    run(engine, NOW + 300 * DAY)
-    late = NOW + 400 * DAY
-    with dying(engine, after):
-        purge._all(engine, partial(retention.delete_deliveries, before=late - 396 * DAY))
-
-    run(engine, late)
-
-    counted = {(row.kind, row.status): row.count for row in rows(engine, DailyCountRow)}
-    assert counted == {("confirmation", "cancelled"): 5}
-
-
-def test_concurrent_purges_count_each_delivery_once(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(purge, "CHUNK", 3)
-    for _ in range(20):
-        add_delivery(engine, status=DeliveryStatus.SENT, created_at=NOW - 400 * DAY)
-    threads = [threading.Thread(target=run, args=[engine, NOW]) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-
-    assert count(engine, DeliveryRow) == 0
-    assert [row.count for row in rows(engine, DailyCountRow)] == [20]
 
 
 def test_edition_with_deleted_deliveries_is_not_compiled_again(engine: Engine):

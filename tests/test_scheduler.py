@@ -15,8 +15,9 @@ from celery import Celery, beat
 from kombu.exceptions import OperationalError
 
 from pipeline import settings
+from pipeline.broker import QUEUES
 from pipeline.scheduler import Scheduler, wake_up
-from pipeline.tasks import QUEUES, client
+from pipeline.tasks import client
 
 START = datetime(2030, 1, 2, 10, 0, tzinfo=UTC)
 

@@ -36,7 +36,6 @@ from pipeline.storage import (
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.refusals import wording
 from pipeline.storage.schema import RefusalRow, StrikeRow
-from pipeline.web.ops import stuck
 from tests.support import outbox
 from tests.support.dispatching import send
 from tests.support.dying import dying
@@ -1111,7 +1110,7 @@ def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_u
     installation.services.engine.dispose()
 
     assert "zbrwl" in made.held[0].reason
-    (told,) = [why for why in stuck(made, NOW, NOW) if "is held" in why]
+    (told,) = [why for why in stats.problems(made, NOW, NOW) if "is held" in why]
     assert f"sending of {TODAY} is held: " in told
     assert [finding.ok for finding in found] == [False, False]
     assert f"paperboy editions resume {TODAY}" in found[0].advice
@@ -1132,7 +1131,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
     assert held(engine) == {}
     assert nobody_is_charged(engine)
     with engine.connect() as conn:
-        reasons = stuck(stats.read_stats(conn, NOW), NOW, NOW)
+        reasons = stats.problems(stats.read_stats(conn, NOW), NOW, NOW)
     installation = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(installation))
     installation.services.engine.dispose()
@@ -1144,7 +1143,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
 def test_manual_hold_raises_no_alert(engine):
     controls.stop(engine, NOW, TODAY)
     with engine.connect() as conn:
-        assert stuck(stats.read_stats(conn, NOW), NOW, NOW) == []
+        assert stats.problems(stats.read_stats(conn, NOW), NOW, NOW) == []
 
 
 def suppressed_reader(engine, number, reply, days=0, reason="hard"):

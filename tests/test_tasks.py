@@ -28,7 +28,7 @@ from pipeline.sources import FetchResult
 from pipeline.storage import delivery_queries
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow
-from pipeline.tasks import client, wake_editions
+from pipeline.tasks import client, wake_editions, workers
 from tests.support.factories import make_sighting
 from tests.support.sinks import Sink, open_sink
 from tests.support.site import open_site
@@ -231,7 +231,7 @@ def test_doctor_names_queues_that_no_worker_reads_and_compares_clocks(engine, br
     loaded = settings.load(None, redis_url=environment["REDIS_URL"], site_url="http://127.0.0.1:1")
 
     def findings(*checks: Check) -> dict[str, Finding]:
-        installation = Installation(loaded, datetime.now(UTC))
+        installation = Installation(loaded, datetime.now(UTC), workers)
         try:
             return {one.check: one for check in checks for one in check(installation)}
         finally:

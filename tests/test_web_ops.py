@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 import pytest
 from sqlalchemy import Engine, update
@@ -10,14 +11,13 @@ from starlette.testclient import TestClient
 
 from pipeline import settings
 from pipeline.bootstrap import Services
-from pipeline.domain import DeliveryStatus, SourceState, SubscriberStatus
-from pipeline.storage import ingest_state, stats
+from pipeline.domain import CountedEvent, DeliveryStatus, SourceState, SubscriberStatus
+from pipeline.storage import daily_counts, ingest_state, send_controls, stats
 from pipeline.storage.database import read_only
 from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import PaperRow
-from pipeline.storage.stats import Stats
+from pipeline.storage.stats import Stats, Week, problems
 from pipeline.web import create_app
-from pipeline.web.ops import stuck
 from tests.support.factories import make_sighting
 from tests.support.newsroom import ingest, store
 from tests.support.outbox import add_delivery, add_subscriber, set_status, suppress
@@ -117,8 +117,92 @@ def test_missing_source_request_is_measured_from_the_start_time():
     nothing = Stats(0, None, None, None, None, ())
     started = datetime(2030, 1, 2, tzinfo=UTC)
 
-    assert stuck(nothing, started + 2 * HOUR, started) == []
-    assert len(stuck(nothing, started + 4 * HOUR, started)) == 1
+    assert problems(nothing, started + 2 * HOUR, started) == []
+    assert len(problems(nothing, started + 4 * HOUR, started)) == 1
+
+
+def test_reasons_are_empty_just_before_their_time_is_over():
+    at = datetime(2030, 1, 9, tzinfo=UTC)
+    record = SourceRecord("arxiv", SourceState.FAILED, at - 24 * HOUR, at - HOUR)
+    week = Week(sent=20, complained=2, bounced=9, sent_yesterday=1, expired_yesterday=1)
+    made = Stats(
+        1, at - timedelta(days=7), None, None, None, (record,), paused_since=at - 24 * HOUR,
+        week=week,
+    )  # fmt: skip
+
+    assert problems(made, at, at) == []
+
+
+def source(*, since: timedelta, checked: timedelta, next_try: timedelta | None = None):
+    at = datetime(2030, 1, 9, tzinfo=UTC)
+    state = SourceRecord(
+        "arxiv", SourceState.FAILED, at - since, at - checked,
+        next_try_at=at + next_try if next_try else None,
+    )  # fmt: skip
+    other = SourceRecord("huggingface", SourceState.FRESH, at, at)
+    return problems(Stats(0, None, None, None, None, (state, other)), at, at)
+
+
+def test_source_that_fails_for_over_a_day_is_reported():
+    failing = ["the source arxiv fails, for 1560 minutes"]
+
+    assert source(since=26 * HOUR, checked=HOUR) == failing
+    assert source(since=26 * HOUR, checked=30 * MINUTE, next_try=HOUR) == failing
+    assert source(since=26 * HOUR, checked=25 * HOUR) == []  # it failed for an hour, so far
+    assert source(since=90 * HOUR, checked=30 * HOUR) == []  # no longer in the settings
+
+
+@pytest.mark.parametrize(
+    ("week", "complaint_rate", "bounce_rate"),
+    [
+        (Week(sent=100, complained=2, bounced=9), 0.0, 0.0),
+        (Week(sent=100, complained=3, bounced=10), 0.003, 0.1),
+        (Week(sent=10_000, complained=10, bounced=500), 0.001, 0.05),
+        (Week(complained=3), 0.003, 0.0),
+    ],
+)
+def test_rates_of_small_lists_are_judged_leniently(
+    week: Week, complaint_rate: float, bounce_rate: float
+):
+    assert week.complaint_rate == pytest.approx(complaint_rate)
+    assert week.bounce_rate == pytest.approx(bounce_rate)
+
+
+def test_rates_do_not_change_during_a_day(engine: Engine):
+    """Only whole days count, and only list mail: strangers can request the other kinds."""
+    midnight = datetime(2030, 1, 9, tzinfo=UTC)
+    event, sent = CountedEvent.COMPLAINED, CountedEvent.SENT
+
+    def week(at: datetime) -> tuple[int, int]:
+        with read_only(engine) as conn:
+            made = stats.read_stats(conn, at).week
+        return made.sent, made.complained
+
+    with engine.begin() as conn:
+        for days, count in ((0, 1), (1, 10), (7, 100), (8, 1_000)):
+            at = midnight - timedelta(days=days)
+            daily_counts.add(conn, {("digest", sent): count, ("welcome", event): count}, at)
+            daily_counts.add(conn, {("confirmation", event): count, ("", event): count}, at)
+
+    assert {week(midnight + hour * HOUR) for hour in range(24)} == {(110, 110)}
+    assert week(midnight + 24 * HOUR) == (11, 11)
+
+
+def test_lost_edition_is_reported_on_the_next_day(engine: Engine):
+    with engine.begin() as conn:
+        day = now() - timedelta(days=1)
+        daily_counts.add(conn, {("digest", CountedEvent.EXPIRED): 3}, day)
+        daily_counts.add(conn, {("digest", CountedEvent.SENT): 2}, day)
+
+    assert reasons(engine) == ["3 digests expired yesterday and 2 were sent"]
+
+
+def test_forgotten_stop_of_sending_is_reported_after_a_day(engine: Engine):
+    with engine.begin() as conn:
+        send_controls.pause(conn, None, "maintenance", now() - 25 * HOUR)
+
+    assert reasons(engine) == ["sending is stopped by the operator, for 1500 minutes"]
+    assert figures(engine)["paperboy_paused"] == 1
 
 
 # --- Metrics ------------------------------------------------------------------------------------
@@ -153,7 +237,27 @@ def test_metrics_equal_the_database_counts(engine: Engine):
     assert 3600 <= told["paperboy_batch_age_seconds"] < 3700
     assert 3600 <= told["paperboy_asked_age_seconds"] < 3700
     assert told["paperboy_slot_seconds"] == 0
+    assert told['paperboy_subscribers{status="active"}'] == 5
+    assert now().timestamp() - 60 < told["paperboy_last_edition_timestamp_seconds"]
+    assert (told.get("paperboy_disk_free_bytes", 0) > 0) is (engine.dialect.name == "sqlite")
     assert "@" not in str(told)
+
+
+def test_counters_are_totals_of_the_database(engine: Engine):
+    """A counter that is not incremented yet is 0, so that its first increase is visible."""
+    with engine.begin() as conn:
+        for days in (0, 400):
+            sent = {("digest", CountedEvent.SENT): 7, ("", CountedEvent.LEFT): 1}
+            daily_counts.add(conn, sent, now() - timedelta(days=days))
+
+    told = figures(engine)
+
+    assert told['paperboy_mails_sent_total{kind="digest"}'] == 14
+    assert told['paperboy_mails_complained_total{kind="digest"}'] == 0
+    assert told["paperboy_subscribers_left_total"] == 2
+    assert told["paperboy_subscribers_joined_total"] == 0
+    assert not any("_created" in name for name in told)
+    assert told[f'paperboy_build_info{{version="{version("paperboy")}"}}'] == 1
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -204,11 +308,13 @@ def test_health_queries_of_large_tables_use_an_index(engine: Engine):
         stats.read_stats(conn, now())
         stats.unsettled(conn)
         stats.last_day(conn, now())
+        stats.last_edition_at(conn)
+        stats.subscribers(conn)
 
     large = [
         found for found in seen
         if any(f"FROM {name}" in found[0] for name in ("deliveries", "subscribers", "papers"))
     ]  # fmt: skip
-    assert len(large) == 6
+    assert len(large) == 10
     for statement, parameters in large:
         assert is_indexed(engine, statement, parameters), statement

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import Connection, Engine
 
 from pipeline.dispatch import Dispatcher
-from pipeline.domain import Delivery, ListContent
+from pipeline.domain import Delivery, MailContent
 from pipeline.smtp import Decision, Transport
 from pipeline.smtp.session import Connection as Conversation
 from pipeline.smtp.stream import never_give_up
@@ -67,11 +67,11 @@ def measured(dispatcher: Dispatcher, meter: Meter) -> Dispatcher:
     load, compose, clock = dispatcher.load, dispatcher.compose, dispatcher.clock
     caller = threading.current_thread()
 
-    def timed_load(conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, ListContent]:
+    def timed_load(conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, MailContent]:
         with meter.measure(Step.LOAD):
             return load(conn, claimed)
 
-    def timed_compose(delivery: Delivery, digest: ListContent | None) -> bytes:
+    def timed_compose(delivery: Delivery, digest: MailContent | None) -> bytes:
         started = time.thread_time()
         body = compose(delivery, digest)
         meter.add(Step.COMPOSE, time.thread_time() - started, len(body))

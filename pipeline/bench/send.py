@@ -26,7 +26,7 @@ from pipeline.bench.outbox import Outbox, QueuedDigest
 from pipeline.bench.profile import Meter, Step, measured
 from pipeline.bench.sinks import Sink
 from pipeline.bootstrap import Services
-from pipeline.domain import Delivery, Digest, ListContent
+from pipeline.domain import Delivery, Digest, MailContent
 from pipeline.errors import PaperboyError
 from pipeline.smtp import SMTPTransport
 
@@ -309,7 +309,7 @@ def check_content(services: Services, now: datetime) -> list[bytes]:
     dispatcher = services.dispatcher(now)
     compose = dispatcher.compose
 
-    def remembering(delivery: Delivery, digest: ListContent | None) -> bytes:
+    def remembering(delivery: Delivery, digest: MailContent | None) -> bytes:
         if isinstance(digest, Digest):
             composed[delivery.email] = (delivery, digest)
         return compose(delivery, digest)

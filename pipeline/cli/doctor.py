@@ -38,14 +38,17 @@ def doctor_command(as_json: AsJson = False) -> None:
 
 
 def examined(now: datetime) -> Iterator[Finding]:
-    from pipeline import doctor  # imports the clients of DNS, TLS and HTTP, which takes a moment
+    from pipeline import (  # imports the clients of DNS, TLS and HTTP, which takes a moment
+        doctor,
+        tasks,
+    )
 
     try:
         loaded = settings.load()
     except SettingsError as error:
         yield doctor.Finding("settings", False, str(error), "correct this first, in .env")
         return
-    yield from doctor.examine(loaded, now)
+    yield from doctor.examine(loaded, now, tasks.workers)
 
 
 def collected(findings: Iterator[Finding], collected: list[Finding]) -> Iterator[Finding]:

@@ -10,9 +10,10 @@ from pipeline.domain import (
     MAIL_KINDS,
     Delivery,
     Digest,
-    ListContent,
+    MailContent,
     MailKind,
     NoMatchNotice,
+    OperatorReport,
     PauseNotice,
     SavedWeek,
 )
@@ -31,12 +32,13 @@ class Composer:
     signer: Signer | None  # None: mail is not signed with DKIM
 
     def compose(
-        self, delivery: Delivery, content: ListContent | None, *, now: datetime | None = None
+        self, delivery: Delivery, content: MailContent | None, *, now: datetime | None = None
     ) -> bytes:
         """Return the signed mail of a delivery, its dots doubled (RFC 5321, section 4.5.2).
 
-        `content` is None for transactional mail. Raise RenderError if a digest has no content or a
-        template fails, AddressError if no envelope can carry the address.
+        `content` is None for transactional mail, except that to the operator. Raise RenderError if
+        a digest has no content or a template fails, AddressError if no envelope can carry the
+        address.
         """
         now = now or datetime.now(UTC)
         mail = self._unsigned(delivery, content, now)
@@ -55,13 +57,13 @@ class Composer:
             papers=f"{preferences}/papers",
         )
 
-    def _unsigned(self, delivery: Delivery, content: ListContent | None, now: datetime) -> bytes:
+    def _unsigned(self, delivery: Delivery, content: MailContent | None, now: datetime) -> bytes:
         mail = MAIL_KINDS[delivery.kind]
         if mail.is_list:
             return self._list_mail(delivery, mail, content, now)
         return compose_transactional(
             self.sender,
-            self._transactional(delivery, mail, now),
+            self._transactional(delivery, mail, content, now),
             to=delivery.email,
             dedupe_key=delivery.dedupe_key,
             now=now,
@@ -69,7 +71,7 @@ class Composer:
         )
 
     def _list_mail(
-        self, delivery: Delivery, mail: MailKind, content: ListContent | None, now: datetime
+        self, delivery: Delivery, mail: MailKind, content: MailContent | None, now: datetime
     ) -> bytes:
         """Compose a digest or a notice, with the headers of one-click unsubscribing."""
         mail_links = self.mail_links(delivery, now)
@@ -82,7 +84,7 @@ class Composer:
                 rendered = self.renderer.pause_note(mail_links)
             case SavedWeek():
                 rendered = self.renderer.saved_papers(content, mail_links)
-            case None:
+            case OperatorReport() | None:
                 raise RenderError("the papers of this digest are no longer kept")
         return compose_list_mail(
             self.sender,
@@ -96,7 +98,9 @@ class Composer:
             feedback_name=mail.feedback_name,
         )
 
-    def _transactional(self, delivery: Delivery, mail: MailKind, now: datetime) -> Rendered:
+    def _transactional(
+        self, delivery: Delivery, mail: MailKind, content: MailContent | None, now: datetime
+    ) -> Rendered:
         unsubscribe = self.links.unsubscribe(delivery.secret)
         url, lasts = None, timedelta(0)
         if mail.link and mail.link.confirms_request:
@@ -110,7 +114,12 @@ class Composer:
         if url and paper is not None:
             url = f"{url}/papers/id:{paper}"
         return self.renderer.transactional(
-            delivery.kind, unsubscribe, url=url, lasts=lasts, is_for_paper=paper is not None
+            delivery.kind,
+            unsubscribe,
+            url=url,
+            lasts=lasts,
+            is_for_paper=paper is not None,
+            report=content if isinstance(content, OperatorReport) else None,
         )
 
 

@@ -25,7 +25,7 @@ from pipeline.dispatch.group_commit import GroupCommit, Lease
 from pipeline.dispatch.retry_policy import not_composed, not_composed_yet
 from pipeline.dispatch.senders import ReadyMessage, SenderPool, SendQueue
 from pipeline.dispatch.shared_throttle import Claim, Quota, SharedThrottle
-from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, ListContent
+from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, MailContent
 from pipeline.errors import RefusedError, RenderError, TransportError
 from pipeline.logs import set_aside
 from pipeline.smtp import Transport
@@ -81,9 +81,9 @@ class Dispatcher:
     engine: Engine
     transport: Transport
     compose: Callable[
-        [Delivery, ListContent | None], bytes
+        [Delivery, MailContent | None], bytes
     ]  # encoded for the wire, without the final dot
-    load: Callable[[Connection, Sequence[Delivery]], Mapping[int, ListContent]]  # by delivery id
+    load: Callable[[Connection, Sequence[Delivery]], Mapping[int, MailContent]]  # by delivery id
     sender: Callable[[Delivery], str]  # returns the envelope sender, where bounces arrive
     connections: int = 10
     chunk: int = 200  # deliveries per claim
@@ -231,13 +231,13 @@ class _Drain:
                 return [one.id for one in claimed[number + 1 :]]
         return []
 
-    def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, ListContent]:
+    def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, MailContent]:
         with read_only(self._plan.engine) as conn:
             try:
                 return self._plan.load(conn, claimed)
             except UNREADABLE:
                 log.exception("deliveries.load_failed")
-            found: dict[int, ListContent] = {}
+            found: dict[int, MailContent] = {}
             for delivery in claimed:  # an unreadable row must not block the others
                 try:
                     found |= self._plan.load(conn, [delivery])
@@ -262,7 +262,7 @@ class _Drain:
         token = self._lease.token
         self._transact(lambda conn: deliveries.hand_back(conn, unsent, token))
 
-    def _compose(self, delivery: Delivery, content: ListContent | None) -> bytes | None:
+    def _compose(self, delivery: Delivery, content: MailContent | None) -> bytes | None:
         try:
             return self._plan.compose(delivery, content)
         except RenderError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from pipeline.storage import (
     topics,
 )
 from pipeline.storage.database import read_only
-from pipeline.storage.sqlite_file import LEAST_SPACE
+from pipeline.storage.sqlite_file import LEAST_SPACE, LOW_SPACE
 
 UNASKED: Final = "the database is not available"
 MOUNTS: Final = Path("/proc/mounts")
@@ -133,6 +134,25 @@ def database_file(installation: Installation) -> Iterator[Finding]:
         yield bad("database file", f"only {free >> 20} MB are free for {real}", advice)
     else:
         yield good("database file", f"{real} is readable by its owner only")
+
+
+def disk(installation: Installation) -> Iterator[Finding]:
+    """Check the free space of the disk that grows: with the SQLite file, else the folder we run in.
+
+    A database server has its own disk, which is not visible from here: its size is reported.
+    """
+    url = installation.services.engine.url
+    free = sqlite_file.free_space(url)
+    if free is None:
+        free = shutil.disk_usage(Path.cwd()).free
+    if free < LOW_SPACE:
+        yield bad("disk", f"only {free >> 20} MB are free", f"keep {LOW_SPACE >> 20} MB free")
+    else:
+        yield good("disk", f"{free >> 20:,} MB are free")
+    if url.get_backend_name() == "postgresql" and not installation.database_trouble:
+        with read_only(installation.services.engine) as conn:
+            size = conn.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
+        yield good("database size", f"{size >> 20:,} MB")
 
 
 def filesystem(path: Path, mounts: str) -> str:
@@ -243,6 +263,6 @@ TRIALS: Final[dict[str, tuple[Trial, str]]] = {
 }
 
 CHECKS: tuple[Check, ...] = (
-    *(database, migrations, durability, local_disk, database_file, sources),
+    *(database, migrations, durability, local_disk, database_file, disk, sources),
     stored_rows,
 )

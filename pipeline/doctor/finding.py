@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pipeline import bootstrap
 from pipeline.bootstrap import Services
+from pipeline.broker import Worker
 from pipeline.doctor.resolver import Resolver
 from pipeline.errors import DatabaseFileError, TransportError
 from pipeline.message import own_address
@@ -26,7 +27,6 @@ from pipeline.smtp.session import SessionLimits
 from pipeline.storage import sqlite_file
 from pipeline.storage.database import read_only
 from pipeline.storage.keys import Keys
-from pipeline.tasks import Worker, workers
 
 PATIENCE: Final = 4.0  # seconds for each reply from another host
 
@@ -59,6 +59,7 @@ class Installation:
 
     settings: Settings
     now: datetime
+    find_workers: Callable[[Settings, float], list[Worker]] | None = None  # see tasks.workers
 
     @cached_property
     def services(self) -> Services:
@@ -120,8 +121,10 @@ class Installation:
     @cached_property
     def workers(self) -> list[Worker] | None:
         """Return the workers and beats that answer; None if Redis is not available."""
+        if self.find_workers is None:
+            return None
         try:
-            return workers(self.settings, PATIENCE / 2)
+            return self.find_workers(self.settings, PATIENCE / 2)
         except OperationalError:
             return None
 

@@ -22,7 +22,9 @@ from pipeline.domain import (
     Digest,
     Links,
     ListContent,
+    MailContent,
     NoMatchNotice,
+    OperatorReport,
     Paper,
     PauseNotice,
     Pick,
@@ -108,7 +110,9 @@ def wire_sample(installation: Installation, kind: DeliveryKind, email: str) -> b
         secret="x" * 22,
         request_id=0,
     )
-    content = _list_content(installation, kind) if is_list else None
+    content: MailContent | None = _list_content(installation, kind) if is_list else None
+    if MAIL_KINDS[kind].to_operator:
+        content = OperatorReport(((("a finding of the doctor, " * 5).strip(), "an advice"),) * 20)
     return installation.services.compose(delivery, content, now=now)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,10 +12,10 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pipeline.broker import QUEUES
 from pipeline.doctor.finding import PATIENCE, Check, Finding, Installation, bad, good, unknown
-from pipeline.storage import guard, send_controls
+from pipeline.storage import guard, send_controls, stats
 from pipeline.storage.database import read_only
-from pipeline.tasks import QUEUES
 
 SOON: Final = timedelta(days=14)  # a certificate that expires within it should have been renewed
 WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SIZE"}
@@ -184,4 +185,40 @@ def sending(installation: Installation) -> Iterator[Finding]:
         yield good("sending", "nothing is paused")
 
 
-CHECKS: tuple[Check, ...] = (redis, running, smtp, smtp_tls, smtp_extensions, sending)
+def progress(installation: Installation) -> Iterator[Finding]:
+    """Report overdue steps, as /readyz does; `sending` reports an open circuit breaker."""
+    if installation.database_trouble:
+        yield unknown("progress", "the database is not available")
+        return
+    with read_only(installation.services.engine) as conn:
+        made = stats.read_stats(conn, installation.now)
+    late = stats.overdue(replace(made, breaker=None), installation.now, installation.now)
+    for reason in late:
+        yield bad("progress", reason, "docs/monitoring.md says what to check")
+    if not late:
+        yield good("progress", "no step is overdue")
+    yield from rates(made.week)
+
+
+def rates(week: stats.Week) -> Iterator[Finding]:
+    """Compare the last seven whole days with the rules of mailbox providers."""
+    if week.has_lost_edition:
+        detail = f"{week.expired_yesterday} digests expired yesterday, {week.sent_yesterday} sent"
+        yield bad("expired mails", detail, "see: paperboy deliveries --status expired")
+    judged = (
+        ("complaints", week.complaint_rate, stats.COMPLAINTS_TOLERATED, stats.COMPLAINTS_LIMIT,
+         "reported as spam", "stop inviting people who did not ask; see where they signed up"),
+        ("bounces", week.bounce_rate, stats.BOUNCES_TOLERATED, stats.BOUNCES_LIMIT,
+         "returned", "was a list of old addresses imported? see: paperboy suppressions"),
+    )  # fmt: skip
+    for check, rate, tolerated, limit, what, advice in judged:
+        detail = f"{rate:.2%} of {week.sent} mails in 7 days were {what}"
+        if rate >= limit:
+            yield bad(check, f"{detail}: {limit:.1%} endangers all mail", advice)
+        elif rate >= tolerated:
+            yield bad(check, f"{detail}; stay below {tolerated:.1%}", advice)
+        else:
+            yield good(check, f"below {tolerated:.1%} of {week.sent} mails in 7 days")
+
+
+CHECKS: tuple[Check, ...] = (redis, running, smtp, smtp_tls, smtp_extensions, sending, progress)

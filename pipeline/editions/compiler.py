@@ -544,7 +544,7 @@ def _delay(draft: Draft, edition: Edition) -> timedelta:
 def _outcome(
     draft: Draft, digest: Digest, skipped: SkipReason | None, *, noted: bool
 ) -> SlotResult:
-    log.info("slot.compiled", subscriber=draft.subscriber.id, edition=str(draft.edition_on),
+    log.debug("slot.compiled", subscriber=draft.subscriber.id, edition=str(draft.edition_on),
              papers=len(digest.picks), skipped=skipped, noted=noted)  # fmt: skip
     return SlotResult(
         draft.subscriber.id,

@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline.domain import (
+    CountedEvent,
     Notice,
     NoticeKind,
     StrikeKind,
@@ -31,6 +32,7 @@ from pipeline.message import Sender, named_by
 from pipeline.smtp import strike_of
 from pipeline.storage import (
     addresses,
+    daily_counts,
     deliveries,
     delivery_queries,
     events,
@@ -171,7 +173,14 @@ class Feedback:
             return _Applied(Effect.NOT_OURS)
         if deliveries.settle_uncertain(conn, found.delivery_id, _reason(notice), now):
             log.info("delivery.settled", delivery=found.delivery_id)
-        effect = self._apply_to_address(conn, notice, found, subscriber, now)
+        strike = strike_of_bounce(notice)
+        if not (strike or notice.kind is NoticeKind.COMPLAINT):
+            return _Applied(Effect.NOTED, found, found.subscriber_id)
+        kind = deliveries.record_outcome(conn, found.delivery_id, _reason(notice))
+        effect = self._apply_to_address(conn, strike, notice, found, subscriber, now)
+        if kind:
+            event = CountedEvent.BOUNCED if strike else CountedEvent.COMPLAINED
+            daily_counts.add(conn, {(kind, event): 1}, now)
         return _Applied(effect, found, found.subscriber_id)
 
     def _find_delivery(
@@ -208,21 +217,17 @@ class Feedback:
     def _apply_to_address(
         self,
         conn: Connection,
+        strike: StrikeKind | None,
         notice: Notice,
         found: FoundDelivery,
         subscriber: Subscriber | None,
         now: datetime,
     ) -> Effect:
-        is_complaint = notice.kind is NoticeKind.COMPLAINT
-        strike = strike_of_bounce(notice)
-        if not (is_complaint or strike):
-            return Effect.NOTED
-        deliveries.record_outcome(conn, found.delivery_id, _reason(notice))
         if found.address is not None:
             return self._apply_to_other_address(conn, strike, notice, found, now)
         if subscriber is None:
             return Effect.NOTED
-        if is_complaint:
+        if strike is None:
             suppressions.suppress(conn, found.address_hash, SuppressionReason.COMPLAINT, now)
             subscribers.leave(conn, subscriber.id, now)
             return Effect.SUPPRESSED

@@ -13,7 +13,15 @@ import structlog
 from jinja2 import Template, TemplateError
 from markupsafe import Markup
 
-from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, NoMatchNotice, Pick, SavedWeek
+from pipeline.domain import (
+    MAIL_KINDS,
+    DeliveryKind,
+    Digest,
+    NoMatchNotice,
+    OperatorReport,
+    Pick,
+    SavedWeek,
+)
 from pipeline.errors import RenderError
 from pipeline.rendering import formatting, selftest, templates, views
 from pipeline.rendering.branding import Branding, MailLinks
@@ -87,7 +95,13 @@ class Renderer:
             self.page,
             [
                 *(
-                    partial(self.transactional, kind, selftest.SITE, url=selftest.SITE)
+                    partial(
+                        self.transactional,
+                        kind,
+                        selftest.SITE,
+                        url=selftest.SITE,
+                        report=selftest.REPORT,
+                    )
                     for kind, mail in MAIL_KINDS.items()
                     if not mail.is_list
                 ),
@@ -138,16 +152,23 @@ class Renderer:
         url: str | None = None,
         lasts: timedelta = timedelta(0),
         is_for_paper: bool = False,
+        report: OperatorReport | None = None,
     ) -> Rendered:
         """Return a mail that its recipient requested, with the link `url` that works for `lasts`.
 
         It contains no text of a form, because another person may have filled it in. The templates
         get `unsubscribe_url`, and if the kind has a link its URL, as `confirm_url`, and its
-        `hours` (at least 1) and `days`; and `is_for_paper`, if the link leads to one paper.
+        `hours` (at least 1) and `days`; and `is_for_paper`, if the link leads to one paper. Those
+        of mails to the operator get the `lines` of the report, and `is_well`.
         """
         link = MAIL_KINDS[kind].link
         if link is None:
-            return self._mail(kind, {"unsubscribe_url": unsubscribe_url})
+            values = {
+                "unsubscribe_url": unsubscribe_url,
+                "lines": report.lines if report else (),
+                "is_well": kind is DeliveryKind.ALL_WELL,
+            }
+            return self._mail(kind, values)
         values = {
             f"{link.name.lower()}_url": url,
             "unsubscribe_url": unsubscribe_url,

@@ -11,6 +11,7 @@ from pipeline.domain import (
     Digest,
     Links,
     NoMatchNotice,
+    OperatorReport,
     Paper,
     Pick,
     Reason,
@@ -77,6 +78,8 @@ WEEKS = (
     SavedWeek(DAY, (SavedPaper("trial", "A Title", ("Ada Lovelace",), "A note", True),), 2),
     SavedWeek(DAY, (SavedPaper("trial", "A Title", (), "", False),), 0),
 )
+
+REPORT = OperatorReport((("A finding", "An advice"), ("Another", "")))
 
 BARE = Digest(DAY, (Pick(_paper(), (), 1.0),))
 MATCHES = (Reason("Search", ("dense retrieval", "title")), Reason("Trending"), Reason("B", ("b",)))

@@ -39,10 +39,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from pipeline.domain import (
     MAIL_KINDS,
     UNSENT,
+    CountedEvent,
     Delivery,
     DeliveryKind,
     DeliveryStatus,
@@ -54,7 +56,7 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import addresses, refusals, send_controls
+from pipeline.storage import addresses, daily_counts, refusals, send_controls
 from pipeline.storage.database import in_chunks, insert_if, readable
 from pipeline.storage.schema import (
     IS_QUEUED,
@@ -139,8 +141,12 @@ class Settlement:
     @property
     def is_refusal(self) -> bool:
         """Return whether a server refused it for good, or may have given its address a strike."""
+        return self.strike is not None or self.is_final_refusal
+
+    @property
+    def is_final_refusal(self) -> bool:
         has_ended = self.status in {DeliveryStatus.FAILED, DeliveryStatus.SUPPRESSED}
-        return self.strike is not None or (has_ended and self.reply is not None)
+        return has_ended and self.reply is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,41 +367,60 @@ def settle(
 
     Deliveries that another sender has taken over are neither changed nor counted. A late
     acceptance turns an uncertain delivery into a sent one. A refusal by `server` that may count
-    against an address is only recorded: its delivery stays queued until `guard` decides.
+    against an address is only recorded: its delivery stays queued until `guard` decides. Accepted
+    and refused mails are added to the daily counts.
     """
     groups: dict[DeliveryStatus, list[Settlement]] = {}
     for settlement in settlements:
         groups.setdefault(settlement.status, []).append(settlement)
     written: Counter[DeliveryStatus] = Counter()
+    events: Counter[tuple[str, CountedEvent]] = Counter()
     for status, group in groups.items():
         if status is DeliveryStatus.SENT:
-            written[status] = _settle_sent(conn, group, token, now)
-        else:
-            written.update(
-                settled
-                for one in group
-                if (settled := _settle_one(conn, one, token, now, server)) is not None
-            )
+            kinds = _settle_sent(conn, group, token, now)
+            written[status] = kinds.total()
+            events.update({(kind, CountedEvent.SENT): count for kind, count in kinds.items()})
+            continue
+        for one in group:
+            settled = _settle_one(conn, one, token, now, server)
+            if settled is None:
+                continue
+            written[settled[0]] += 1
+            if one.is_final_refusal:
+                events[settled[1], CountedEvent.REFUSED] += 1
+    daily_counts.add(conn, events, now)
     return written
 
 
 def _settle_sent(
     conn: Connection, settlements: Sequence[Settlement], token: str, now: datetime
-) -> int:
+) -> Counter[str]:
+    """Write acceptances; return the number of changed deliveries by kind."""
     lease = {"token": token, "now": now}
     accepted: list[dict[str, Any]] = [
         {"id_": one.delivery_id, "queue_id": one.queue_id, "reply": _cut(one.reply)}
         for one in settlements
     ]
     if conn.dialect.name == "postgresql":
-        return conn.execute(_SENT_TOGETHER, {"accepted": json.dumps(accepted), **lease}).rowcount
-    return conn.execute(_SENT, [one | lease for one in accepted]).rowcount
+        given = {"accepted": json.dumps(accepted), **lease}
+        return Counter(conn.execute(_SENT_TOGETHER, given).scalars())
+    # SQLite returns no rows from a statement for many.
+    ours = conn.execute(
+        select(_ROW.kind, func.count())
+        .where(_ROW.id.in_([one["id_"] for one in accepted]), _is_acceptable(), _ROW.lease == token)
+        .group_by(_ROW.kind)
+    ).all()
+    conn.execute(_SENT, [one | lease for one in accepted])
+    return Counter({row[0]: row[1] for row in ours})
 
 
 def _settle_one(
     conn: Connection, settlement: Settlement, token: str, now: datetime, server: str
-) -> DeliveryStatus | None:
-    """Write one settlement; return the status written, or None if the delivery is not ours."""
+) -> tuple[DeliveryStatus, str] | None:
+    """Write one settlement; return the status written, and the kind of mail.
+
+    Returns None, and changes nothing, if the delivery is not ours.
+    """
     refusal, attempts = _refusal(conn, settlement, now, server)
     status, delay = settlement.status, settlement.delay
     if refusal and refusal.ends_as:
@@ -407,7 +432,7 @@ def _settle_one(
         del values["lease"]  # a late 250 may still arrive under the same token
     if status is DeliveryStatus.QUEUED:
         values |= {"not_before": now + delay, "marked_at": None}
-    won = conn.execute(
+    kind = conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == settlement.delivery_id, _ROW.lease == token, _ROW.status.in_(left))
         .values(
@@ -415,14 +440,15 @@ def _settle_one(
             attempts=_ROW.attempts + (1 if settlement.charged else 0),
             **values,
         )
-    ).rowcount
-    if not won:
+        .returning(_ROW.kind)
+    ).scalar_one_or_none()
+    if kind is None:
         return None
     if refusal:
         refusals.record(conn, refusal)
     if settlement.unread:
         set_cursors_back(conn, [settlement.delivery_id])
-    return status
+    return status, kind
 
 
 def _refusal(
@@ -476,11 +502,11 @@ def expire_due(conn: Connection, now: datetime, limit: int = CHUNK) -> int:
         update(DeliveryRow)
         .where(_ROW.id.in_(select(over.c.id)), _ROW.status.in_(_UNSENT))
         .values(**_released(DeliveryStatus.EXPIRED, "no server took it in time"))
-        .returning(_ROW.id)
-    ).scalars()
-    ids = list(ended)
-    set_cursors_back(conn, ids)
-    return len(ids)
+        .returning(_ROW.id, _ROW.kind)
+    ).all()
+    set_cursors_back(conn, [row.id for row in ended])
+    daily_counts.add(conn, Counter((row.kind, CountedEvent.EXPIRED) for row in ended), now)
+    return len(ended)
 
 
 def recover_leases(conn: Connection, now: datetime) -> Recovery:
@@ -676,13 +702,21 @@ def settle_uncertain(conn: Connection, delivery_id: int, reason: str, now: datet
     return won.rowcount == 1
 
 
-def record_outcome(conn: Connection, delivery_id: int, reason: str) -> None:
-    """Store the reason of a bounce or complaint on a sent delivery; other states are ignored."""
-    conn.execute(
+def record_outcome(conn: Connection, delivery_id: int, reason: str) -> str | None:
+    """Store the reason of a bounce or complaint on a sent delivery; return its kind of mail.
+
+    Returns None, and changes nothing, in another state and if the reason was stored before.
+    """
+    return conn.execute(
         update(DeliveryRow)
-        .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.SENT)
+        .where(
+            _ROW.id == delivery_id,
+            _ROW.status == DeliveryStatus.SENT,
+            _ROW.reason.is_distinct_from(reason),
+        )
         .values(reason=reason)
-    )
+        .returning(_ROW.kind)
+    ).scalar_one_or_none()
 
 
 def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
@@ -938,8 +972,7 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
         .where(
             _ROW.id == id_,
             _ROW.lease == bindparam("token"),
-            # No IN: an expanding parameter does not work with executemany.
-            or_(_ROW.status == DeliveryStatus.SENDING, _ROW.status == DeliveryStatus.UNCERTAIN),
+            _is_acceptable(),
         )
         .values(
             **_released(DeliveryStatus.SENT, "accepted"),
@@ -952,12 +985,20 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
     )
 
 
-def _sent_together() -> Update:
+def _sent_together() -> ReturningUpdate[str]:
     """Return `_sent` for all rows of the JSON array `accepted`: half the work on PostgreSQL."""
     rows = func.json_to_recordset(cast(bindparam("accepted", type_=Text), postgresql.JSON))
     columns = column("id_", BigInteger), column("queue_id", Text), column("reply", Text)
     accepted = rows.table_valued(*columns).render_derived("accepted", with_types=True).c
-    return _sent(accepted.id_, accepted.queue_id, accepted.reply)
+    return _sent(accepted.id_, accepted.queue_id, accepted.reply).returning(_ROW.kind)
+
+
+def _is_acceptable() -> ColumnElement[bool]:
+    """Match deliveries that an acceptance turns into sent ones.
+
+    No IN: an expanding parameter does not work with executemany.
+    """
+    return or_(_ROW.status == DeliveryStatus.SENDING, _ROW.status == DeliveryStatus.UNCERTAIN)
 
 
 _SENT: Final = _sent(

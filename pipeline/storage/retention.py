@@ -8,18 +8,15 @@ rows of one day.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, delete, exists, select, update
 
 from pipeline.domain import UNSENT, DeliveryStatus, SubscriberStatus
-from pipeline.storage.database import upsert
 from pipeline.storage.rate_limits import PROXIES
 from pipeline.storage.schema import (
-    DailyCountRow,
     DeliveryRow,
     PendingConfirmationRow,
     PickRow,
@@ -142,7 +139,7 @@ def redact_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def delete_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Delete redacted deliveries, and add them to the daily counts by kind and status.
+    """Delete redacted deliveries; the daily counts of their events stay.
 
     Their dedupe keys are not needed any more: each contains a past date of the subscriber's
     calendar, a request that was used or deleted, or a past hour.
@@ -152,24 +149,8 @@ def delete_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
         & (DeliveryRow.created_at < before)
         & DeliveryRow.status.not_in(_IN_PLAY)
     )
-    found = select(DeliveryRow.id, DeliveryRow.created_at, DeliveryRow.kind, DeliveryRow.status)
-    rows = conn.execute(_free(found.where(is_over), limit)).all()
-    _count(conn, Counter((row.created_at.date(), row.kind, row.status) for row in rows))
-    ids = [row.id for row in rows]
+    ids = _locked(conn, select(DeliveryRow.id).where(is_over), limit)
     return conn.execute(delete(DeliveryRow).where(DeliveryRow.id.in_(ids))).rowcount
-
-
-def _count(conn: Connection, counted: Counter[tuple[date, str, str]]) -> None:
-    for (day, kind, status), count in sorted(counted.items()):
-        statement = upsert(conn, DailyCountRow).values(
-            day=day, kind=kind, status=status, count=count
-        )
-        conn.execute(
-            statement.on_conflict_do_update(
-                index_elements=["day", "kind", "status"],
-                set_={"count": DailyCountRow.count + count},
-            )
-        )
 
 
 def delete_skips(conn: Connection, *, before: datetime, limit: int) -> int:
@@ -188,8 +169,5 @@ def delete_skips(conn: Connection, *, before: datetime, limit: int) -> int:
 
 def _locked(conn: Connection, query: Select[Any], limit: int) -> Sequence[Any]:
     """Lock the rows that `query` finds; return their ids, without rows locked by others."""
-    return conn.execute(_free(query, limit)).scalars().all()
-
-
-def _free(query: Select[*tuple[Any, ...]], limit: int) -> Select[*tuple[Any, ...]]:
-    return query.limit(limit).with_for_update(skip_locked=True)
+    free = query.limit(limit).with_for_update(skip_locked=True)
+    return conn.execute(free).scalars().all()

@@ -614,14 +614,25 @@ class DeliveryRow(Table):
 
 
 class DailyCountRow(Table):
-    """Number of purged deliveries by day, kind and status: anonymous statistics for charts."""
+    """Number of events by day and kind of mail: anonymous totals; see storage.daily_counts."""
 
     __tablename__ = "daily_counts"
 
-    day: Mapped[date] = mapped_column(primary_key=True)  # in UTC, on which they were queued
-    kind: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)
-    status: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)  # in UTC, on which they happened
+    kind: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # "": no mail
+    event: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # see domain.CountedEvent
     count: Mapped[int]
+
+
+class OperatorReportRow(Table):
+    """The content of a mail to the operator; one row for each day or month with such a mail."""
+
+    __tablename__ = "operator_reports"
+
+    name: Mapped[str] = mapped_column(BoundedText(16), primary_key=True)  # "daily" or "monthly"
+    day: Mapped[date] = mapped_column(primary_key=True)
+    kind: Mapped[str]  # see domain.DeliveryKind
+    lines: Mapped[list[Any]]  # [[finding, advice], ...]
 
 
 class PickRow(Table):

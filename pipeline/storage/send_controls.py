@@ -10,8 +10,20 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
+from pipeline.domain import OPERATOR_MAIL
 from pipeline.storage.database import upsert
 from pipeline.storage.schema import AuthFailureRow, CircuitBreakerRow, DeliveryRow, PauseRow
 
@@ -66,10 +78,14 @@ def list_pauses(conn: Connection) -> list[Pause]:
 
 
 def is_paused() -> ColumnElement[bool]:
-    """Return the condition that a delivery is paused, by its edition or with all mail."""
-    return exists().where(
+    """Return the condition that a delivery is paused, by its edition or with all mail.
+
+    Mail to the operator never is: it says that sending is paused, and why.
+    """
+    held = exists().where(
         or_(PauseRow.edition_on.is_(None), PauseRow.edition_on == DeliveryRow.edition_on)
     )
+    return and_(DeliveryRow.kind.not_in(OPERATOR_MAIL), held)
 
 
 def _pause_name(edition_on: date | None) -> str:

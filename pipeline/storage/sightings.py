@@ -437,3 +437,14 @@ def _known_paper(row: Any) -> KnownPaper:
         batch=row.batch,
         touched_batch=row.touched_batch,
     )
+
+
+def count_by_source(conn: Connection, since: datetime, until: datetime) -> dict[str, int]:
+    """Return the number of papers that each source announced for the first time in a period."""
+    rows = conn.execute(
+        select(SightingRow.source, func.count())
+        .where(SightingRow.first_seen_at >= since, SightingRow.first_seen_at < until)
+        .group_by(SightingRow.source)
+        .order_by(SightingRow.source)
+    )
+    return {row[0]: row[1] for row in rows}

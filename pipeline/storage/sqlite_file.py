@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 LEAST_SPACE: Final = 16 * 1024 * 1024  # bytes: a WAL grows to 4 MB before a checkpoint
 
+LOW_SPACE: Final = 512 * 1024 * 1024  # bytes: months of digests to a thousand readers
+
 _MAY_NOT: Final = (
     "; the user that runs Paperboy must be able to write the file and its folder, and the disk must"
     " not be mounted read-only"

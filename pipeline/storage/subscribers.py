@@ -28,6 +28,7 @@ from pipeline.domain import (
     NEAR_MISSES_AFTER,
     UNTIL_ACTIVE,
     Breadth,
+    CountedEvent,
     Frequency,
     Schedule,
     Subscriber,
@@ -35,7 +36,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.logs import set_aside
-from pipeline.storage import addresses, database, deliveries, reactions
+from pipeline.storage import addresses, daily_counts, database, deliveries, reactions
 from pipeline.storage.database import UNREADABLE, Page, in_chunks, readable, upsert
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow
@@ -77,7 +78,7 @@ def add(
 ) -> int | None:
     """Insert a subscriber and return the id; return None if the address is stored already."""
     confirmed_at = now if status is SubscriberStatus.ACTIVE else None
-    return conn.execute(
+    added = conn.execute(
         upsert(conn, SubscriberRow)
         .values(
             email=email,
@@ -98,6 +99,15 @@ def add(
         .on_conflict_do_nothing(index_elements=["email_key"])
         .returning(SubscriberRow.id)
     ).scalar_one_or_none()
+    _count(conn, CountedEvent.JOINED, now, bool(added and confirmed_at))
+    return added
+
+
+def _count(conn: Connection, event: CountedEvent, now: datetime, happened: bool) -> bool:
+    """Add to the daily count of `event` if it happened; return whether it did."""
+    if happened:
+        daily_counts.add(conn, {("", event): 1}, now)
+    return happened
 
 
 def change_choices(
@@ -159,7 +169,7 @@ def activate(
             welcome_due=welcome,
         )
     )
-    return won.rowcount == 1
+    return _count(conn, CountedEvent.JOINED, now, won.rowcount == 1)
 
 
 def restore(
@@ -182,7 +192,7 @@ def restore(
             left_reason=None,
         )
     )
-    return won.rowcount == 1
+    return _count(conn, CountedEvent.JOINED, now, won.rowcount == 1)
 
 
 def may_be_restored(conn: Connection, subscriber_id: int, now: datetime) -> bool:
@@ -239,6 +249,7 @@ def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
 
     Queued deliveries are cancelled in both cases.
     """
+    was_active = _is_active(conn, subscriber_id)
     won = conn.execute(
         update(SubscriberRow)
         .where(
@@ -253,7 +264,16 @@ def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
         )
     )
     deliveries.cancel_unsent(conn, [subscriber_id], CancelReason.LEFT)
+    _count(conn, CountedEvent.LEFT, now, was_active and won.rowcount == 1)
     return won.rowcount == 1
+
+
+def _is_active(conn: Connection, subscriber_id: int) -> bool:
+    """Return whether a subscriber is active, with the row locked."""
+    one = select(SubscriberRow.id).where(
+        SubscriberRow.id == subscriber_id, SubscriberRow.status == SubscriberStatus.ACTIVE
+    )
+    return conn.execute(one.with_for_update()).first() is not None
 
 
 def set_leaving_reason(conn: Connection, subscriber_id: int, reason: str) -> None:
@@ -314,6 +334,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
     conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
     conn.execute(delete(SkipRow).where(SkipRow.subscriber_id == subscriber_id))
     reactions.delete_all(conn, subscriber_id)
+    was_active = _is_active(conn, subscriber_id)
     conn.execute(
         update(SubscriberRow)
         .where(SubscriberRow.id == subscriber_id)
@@ -340,6 +361,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
             **columns_of(Schedule()),
         )
     )
+    _count(conn, CountedEvent.LEFT, now, was_active)
 
 
 def by_email(conn: Connection, email: str, *, for_change: bool = False) -> Subscriber | None:

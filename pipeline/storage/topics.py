@@ -11,10 +11,18 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from pipeline.domain import TRENDING, Breadth, Match, Subscription, Topic, TopicKind
+from pipeline.domain import (
+    TRENDING,
+    Breadth,
+    Match,
+    SubscriberStatus,
+    Subscription,
+    Topic,
+    TopicKind,
+)
 from pipeline.storage import ingest_state
 from pipeline.storage.database import in_chunks, readable, upsert
-from pipeline.storage.schema import MatchRow, PaperRow, SubscriptionRow, TopicRow
+from pipeline.storage.schema import MatchRow, PaperRow, SubscriberRow, SubscriptionRow, TopicRow
 
 NEVER_MATCHED = -1
 # Days after its batch for which a paper is matched again if a source changes it. An older match may
@@ -341,3 +349,19 @@ def _match(row: Any) -> tuple[int, PublishedMatch]:
 
 def count(conn: Connection) -> int:
     return conn.execute(select(func.count()).select_from(TopicRow)).scalar_one()
+
+
+def most_followed(conn: Connection, limit: int, *, at_least: int) -> list[tuple[str, int]]:
+    """Return (query, followers) of the topics with the most active followers, but `at_least`."""
+    followers = func.count(SubscriptionRow.subscriber_id)
+    rows = conn.execute(
+        select(TopicRow.query, followers)
+        .join(SubscriptionRow, SubscriptionRow.topic_id == TopicRow.id)
+        .join(SubscriberRow, SubscriberRow.id == SubscriptionRow.subscriber_id)
+        .where(SubscriberRow.status == SubscriberStatus.ACTIVE)
+        .group_by(TopicRow.id, TopicRow.query)
+        .having(followers >= at_least)
+        .order_by(followers.desc(), TopicRow.query)
+        .limit(limit)
+    )
+    return [(row[0], row[1]) for row in rows]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Annotated, Final
 
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from pipeline.domain import SourceState
+from pipeline.domain import CountedEvent, DeliveryKind, SourceState
 from pipeline.errors import (
     DatabaseFileError,
     EventError,
@@ -24,21 +26,10 @@ from pipeline.errors import (
     ProviderError,
     SchemaError,
 )
-from pipeline.storage import migrate, sqlite_file, stats, topics
+from pipeline.storage import daily_counts, migrate, sqlite_file, stats, topics
 from pipeline.storage.database import read_only
-from pipeline.storage.stats import Stats
 from pipeline.web.dependencies import READ, Services, StartedAt
 
-# Sources are fetched every hour, by a task that may be lost: two lost in a row are no outage yet.
-ASKED_WITHIN: Final = timedelta(hours=3)
-# Fetched papers are matched at once; if a run crashes, the next one resumes it an hour later.
-PUBLISHED_WITHIN: Final = timedelta(hours=3)
-# Digests are compiled every minute, and mails claimed every few seconds. A million readers with the
-# same hour keep both busy for a while; if the oldest is half an hour late, no worker is running.
-COMPILED_WITHIN: Final = timedelta(minutes=30)
-TAKEN_WITHIN: Final = timedelta(minutes=30)
-# A restart of the mail server opens the circuit breaker for a minute.
-REFUSED_WITHIN: Final = timedelta(minutes=10)
 NOT_STORED: Final = {"Cache-Control": "no-store"}
 
 
@@ -67,42 +58,11 @@ def why_not_ready(services: Services, now: datetime, started_at: datetime) -> li
         if free is not None and free < sqlite_file.LEAST_SPACE:
             return [f"the disk of the database is full: {free >> 20} MB are left"]
         with read_only(services.engine) as conn:
-            return stuck(stats.read_stats(conn, now), now, started_at)
+            return stats.problems(stats.read_stats(conn, now), now, started_at)
     except (DatabaseFileError, SchemaError) as error:
         return [str(error)]
     except DBAPIError:
         return ["the database does not answer"]
-
-
-def stuck(made: Stats, now: datetime, started_at: datetime) -> list[str]:
-    """Return the steps that are overdue, and automatic holds of sending. Pure.
-
-    If no source was fetched yet, as in a new installation, the time counts from `started_at`.
-    """
-    steps = (
-        ("no source was asked", made.asked_at(now) or started_at, ASKED_WITHIN),
-        ("papers were read and are not published", made.unpublished_since, PUBLISHED_WITHIN),
-        ("the hour of a reader has come and no digest", made.slot_since, COMPILED_WITHIN),
-        ("a mail is due and nobody sends it", made.due_since, TAKEN_WITHIN),
-        (
-            "the mail server refuses us",
-            made.breaker.since if made.breaker else None,
-            REFUSED_WITHIN,
-        ),
-    )
-    held = [
-        f"sending of {hold.edition_on or 'everything'} is held: {hold.reason}" for hold in made.held
-    ]
-    failing = [made.failing] if made.failing else []
-    return (
-        held
-        + failing
-        + [
-            f"{what}, for {(now - since) // timedelta(minutes=1)} minutes"
-            for what, since, patience in steps
-            if since is not None and now - since > patience
-        ]
-    )
 
 
 log = structlog.get_logger(__name__)
@@ -179,8 +139,15 @@ def collect(services: Services, now: datetime, started_at: datetime) -> Collecto
         last_day = stats.last_day(conn, now)
         suppressions = stats.suppressions(conn)
         behind = topics.count_behind(conn, made.batch)
+        totals = daily_counts.totals(conn)
+        subscribers = stats.subscribers(conn)
+        edition_at = stats.last_edition_at(conn)
     figures = _Collector(now)
-    figures.one("ready", "1 where /readyz says so", float(not stuck(made, now, started_at)))
+    is_ready = not stats.problems(made, now, started_at)
+    figures.one("ready", "1 where /readyz says so", float(is_ready))
+    figures.many(
+        "build_info", "The version that answers", ("version",), {(version("paperboy"),): 1.0}
+    )
     figures.many(
         "deliveries_unsettled", "Deliveries that have not come to an end", ("status",),
         {(status,): n for status, n in unsettled.items()},
@@ -192,7 +159,18 @@ def collect(services: Services, now: datetime, started_at: datetime) -> Collecto
         "suppressions", "Addresses that are not written to", ("reason",),
         {(reason,): n for reason, n in suppressions.items()},
     )  # fmt: skip
+    figures.many(
+        "subscribers", "Subscribers by status", ("status",),
+        {(status,): n for status, n in subscribers.items()},
+    )  # fmt: skip
+    for event, (name, what) in MAIL_TOTALS.items():
+        figures.total(name, what, {kind: totals.get((kind, event), 0) for kind in DeliveryKind})
+    for event, (name, what) in SUBSCRIBER_TOTALS.items():
+        figures.total(name, what, {None: totals.get(("", event), 0)})
+    figures.one("complaint_ratio", "Complaints per mail, 7 whole days", made.week.complaint_rate)
+    figures.one("bounce_ratio", "Bounces per mail, 7 whole days", made.week.bounce_rate)
     figures.one("held", "Editions that the program holds until you act", len(made.held))
+    figures.one("paused", "1 while you have stopped all sending", float(bool(made.paused_since)))
     figures.one("breaker_open", "1 while the mail server refuses us", float(bool(made.breaker)))
     figures.one("refusals_waiting", "Refusals that count against nobody so far", made.refusals)
     # A new topic is matched within a minute; one that cannot be matched stays behind.
@@ -202,6 +180,13 @@ def collect(services: Services, now: datetime, started_at: datetime) -> Collecto
     figures.age("slot_seconds", "How long the oldest digest is overdue", made.slot_since)
     figures.age("batch_age_seconds", "Since the newest batch was published", made.batch_at)
     figures.age("asked_age_seconds", "Since a source was last asked", made.asked_at(now))
+    figures.one(
+        "last_edition_timestamp_seconds", "When the newest digest was compiled",
+        edition_at.timestamp() if edition_at else 0.0,
+    )  # fmt: skip
+    free = sqlite_file.free_space(services.engine.url)
+    if free is not None:
+        figures.one("disk_free_bytes", "Free bytes on the disk of the SQLite file", free)
     figures.many(
         "source_state", "1 for the state that a source is in", ("source", "state"),
         {(s.source, state): float(s.state is state) for s in made.sources for state in SourceState},
@@ -213,15 +198,48 @@ def collect(services: Services, now: datetime, started_at: datetime) -> Collecto
     return figures.registry
 
 
+MAIL_TOTALS: Final = {
+    CountedEvent.SENT: ("mails_sent", "Mails that the mail server accepted"),
+    CountedEvent.REFUSED: ("mails_refused", "Permanent refusals by the mail server"),
+    CountedEvent.EXPIRED: ("mails_expired", "Mails that no server accepted in time"),
+    CountedEvent.BOUNCED: ("mails_bounced", "Accepted mails that were returned"),
+    CountedEvent.COMPLAINED: ("mails_complained", "Mails that were reported as spam"),
+}
+SUBSCRIBER_TOTALS: Final = {
+    CountedEvent.JOINED: ("subscribers_joined", "Subscribers that became active"),
+    CountedEvent.LEFT: ("subscribers_left", "Active subscribers that left"),
+}
+
+
+class _Totals:
+    """Counters with totals from the database, which the classes for counting cannot hold."""
+
+    def __init__(self) -> None:
+        self.families: list[CounterMetricFamily] = []
+
+    def collect(self) -> list[CounterMetricFamily]:
+        return self.families
+
+
 class _Collector:
-    """Gauges of one scrape, in a registry of their own."""
+    """Metrics of one scrape, in a registry of their own."""
 
     def __init__(self, now: datetime) -> None:
         self.registry = CollectorRegistry()
         self._now = now
+        self._totals = _Totals()
+        self.registry.register(self._totals)
 
     def one(self, name: str, what: str, value: float) -> None:
         Gauge(f"paperboy_{name}", what, registry=self.registry).set(value)
+
+    def total(self, name: str, what: str, values: Mapping[DeliveryKind | None, int]) -> None:
+        """Add a counter by kind of mail, or one without labels; its name gets `_total`."""
+        labels = [] if None in values else ["kind"]
+        family = CounterMetricFamily(f"paperboy_{name}", what, labels=labels)
+        for kind, value in values.items():
+            family.add_metric([kind] if kind else [], value)
+        self._totals.families.append(family)
 
     def age(self, name: str, what: str, since: datetime | None) -> None:
         """Set the seconds since `since`; 0 if it is None or in the future."""

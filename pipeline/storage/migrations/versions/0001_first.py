@@ -50,9 +50,9 @@ def upgrade() -> None:
         "daily_counts",
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
-        sa.Column("status", sa.String(length=32), nullable=False),
+        sa.Column("event", sa.String(length=32), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("day", "kind", "status", name=op.f("pk_daily_counts")),
+        sa.PrimaryKeyConstraint("day", "kind", "event", name=op.f("pk_daily_counts")),
     )
     op.create_table(
         "database_copy",
@@ -121,6 +121,18 @@ def upgrade() -> None:
         sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("retired_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_keys")),
+    )
+    op.create_table(
+        "operator_reports",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column(
+            "lines",
+            sa.JSON().with_variant(postgresql.JSONB(astext_type=sa.Text()), "postgresql"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("name", "day", name=op.f("pk_operator_reports")),
     )
     op.create_table(
         "papers",

@@ -48,7 +48,7 @@ def failures(loaded: Settings, now: datetime) -> list[Finding]:
     """Return the failures of the checks in UNATTENDED, for the daily mail to the operator."""
     installation = Installation(loaded, now)
     try:
-        found = [one for check in UNATTENDED for one in safely(check, installation)]
+        found = [one for check in UNATTENDED for one in run_check(check, installation)]
     finally:
         if "services" in vars(installation):
             installation.services.engine.dispose()

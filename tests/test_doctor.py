@@ -659,6 +659,21 @@ def test_outbound_proxy_is_tried_if_one_is_set(examine, valkey):
     assert missing["outbound proxy"].ok is False
 
 
+def test_a_pause_by_the_operator_is_reported_and_no_failure(engine, database_url):
+    with engine.begin() as conn:
+        send_controls.pause(conn, None, "moving to another provider", NOW)
+    installation = Installation(settings.load(None, database_url=database_url), NOW)
+
+    [found] = services.sending(installation)
+    installation.services.engine.dispose()
+
+    assert (found.ok, found.detail, found.advice) == (
+        True,
+        "all sending is paused by the operator: moving to another provider",
+        "to resume, run paperboy sending start",
+    )
+
+
 # --- The checks of the hourly task --------------------------------------------------------------
 
 

@@ -149,18 +149,22 @@ def smtp_extensions(installation: Installation) -> Iterator[Finding]:
 def sending(installation: Installation) -> Iterator[Finding]:
     """Report automatic holds, an open circuit breaker, and refusals that are not counted yet.
 
-    Holds by the operator are not reported.
+    Pauses by the operator, such as after a restore, are no failure.
     """
     if installation.database_trouble:
         yield unknown("sending", "the database is not available")
         return
     with read_only(installation.services.engine) as conn:
-        held = [hold for hold in send_controls.list_pauses(conn) if hold.automatic]
+        pauses = send_controls.list_pauses(conn)
         breaker, waiting = send_controls.circuit_breaker(conn), guard.count_waiting(conn)
         failing = guard.failing(conn, installation.now)
-    for hold in held:
+    for hold in pauses:
         name = f"the edition of {hold.edition_on}" if hold.edition_on else "all sending"
         resume = f"editions resume {hold.edition_on}" if hold.edition_on else "sending start"
+        if not hold.automatic:
+            detail = f"{name} is paused by the operator: {hold.reason}"
+            yield good("sending", detail, f"to resume, run paperboy {resume}")
+            continue
         advice = (
             "no bounce was counted, and the mail is still queued: correct the cause of rejections,"
             " or suppress the addresses that do not exist (paperboy deliveries --status queued,"
@@ -174,7 +178,7 @@ def sending(installation: Installation) -> Iterator[Finding]:
     if failing:
         advice = "no bounce was counted, and the papers come with the next digest"
         yield bad("sending", failing, f"correct the reason; {advice}")
-    if held or breaker or failing:
+    if pauses or breaker or failing:
         return
     if waiting:
         detail = (

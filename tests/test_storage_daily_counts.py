@@ -6,7 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from pipeline import signup
 from pipeline.domain import CountedEvent, DeliveryStatus, Notice, NoticeKind, Verdict
@@ -101,3 +101,20 @@ def test_concurrent_transactions_lose_no_count(engine: Engine):
         thread.join(60)
 
     assert totals(engine) == {("digest", "sent"): 120}
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_transaction_that_does_not_go_on_stops_no_other(engine: Engine):
+    """Its process may sleep between the count and the commit."""
+    sent = {("digest", CountedEvent.SENT): 1}
+    with engine.begin() as conn:
+        daily_counts.add(conn, sent, NOW)
+    with engine.begin() as sleeping:
+        daily_counts.add(sleeping, sent, NOW)
+        for _ in range(2):
+            with engine.begin() as conn:
+                conn.execute(text("SET LOCAL lock_timeout = '2s'"))
+                daily_counts.add(conn, sent, NOW)
+        assert totals(engine) == {("digest", "sent"): 3}
+
+    assert totals(engine) == {("digest", "sent"): 4}

@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 
 from sqlalchemy import Connection, Engine, Table, func, inspect, select, text
 
+from pipeline.domain import SubscriberStatus
 from pipeline.errors import PaperboyError
 from pipeline.storage import migrate, sqlite_file
 from pipeline.storage.database import read_only
@@ -210,10 +211,11 @@ def reading(source: IO[bytes]) -> Iterator[Archive]:
 
 
 def count_subscribers(conn: Connection) -> int:
-    """Return the number of subscribers, 0 also if there are no tables."""
+    """Return the number of subscribers that have confirmed; 0 also if there are no tables."""
     if not inspect(conn).has_table(SubscriberRow.__tablename__):
         return 0
-    return conn.execute(select(func.count()).select_from(SubscriberRow)).scalar_one()
+    confirmed = SubscriberRow.status != SubscriberStatus.PENDING
+    return conn.execute(select(func.count(SubscriberRow.id)).where(confirmed)).scalar_one()
 
 
 def _drop(conn: Connection) -> None:

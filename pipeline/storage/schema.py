@@ -614,13 +614,17 @@ class DeliveryRow(Table):
 
 
 class DailyCountRow(Table):
-    """Number of events by day and kind of mail: anonymous totals; see storage.daily_counts."""
+    """Number of events by day and kind of mail: anonymous totals; see storage.daily_counts.
+
+    The number of a day is the sum over its shards.
+    """
 
     __tablename__ = "daily_counts"
 
     day: Mapped[date] = mapped_column(primary_key=True)  # in UTC, on which they happened
     kind: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # "": no mail
     event: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # see domain.CountedEvent
+    shard: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     count: Mapped[int]
 
 

@@ -51,8 +51,9 @@ def upgrade() -> None:
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("event", sa.String(length=32), nullable=False),
+        sa.Column("shard", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("day", "kind", "event", name=op.f("pk_daily_counts")),
+        sa.PrimaryKeyConstraint("day", "kind", "event", "shard", name=op.f("pk_daily_counts")),
     )
     op.create_table(
         "database_copy",

@@ -119,11 +119,7 @@ def _postgresql(backup: Archive, loaded: Settings, now: datetime) -> Iterator[En
     engine = open_engine(loaded.database_url)
     try:
         with engine.begin() as conn:
-            if archive.count_subscribers(conn):
-                raise PaperboyError(
-                    "DATABASE_URL: this database has subscribers; create an empty one. After an "
-                    "interrupted restore, run `paperboy db settle`"
-                )
+            archive.check_replaceable(conn)
             backup.load_tables(conn)
             _prepare(conn, backup, loaded, now)
         yield engine

@@ -8,6 +8,7 @@ be a password.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def read(path: Path | None, known: Iterable[str]) -> list[Entry]:
 
     Raises SettingsError that names every malformed or ambiguous line.
     """
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         return []
     entries, problems, names = [], [], set(known)
     for binding in parse_stream(io.StringIO(_text(path))):

@@ -566,12 +566,13 @@ class Settings(BaseSettings):
 def find_env_file(path: Path = ENV_FILE) -> Path:
     """Return `.env` of the working directory; if it has none, `.env` of the installation, if any.
 
-    So a command works from every directory. Another path is returned as it is.
+    So a command works from every directory, also from one that its user may not enter, where
+    `Path.is_file` raises PermissionError. Another path is returned as it is.
     """
-    if path != ENV_FILE or path.is_file() or INSTALLATION is None:
+    if path != ENV_FILE or os.path.isfile(path) or INSTALLATION is None:
         return path
     installed = INSTALLATION / ENV_FILE
-    return installed if installed.is_file() else path
+    return installed if os.path.isfile(installed) else path
 
 
 def load(env_file: Path | None = ENV_FILE, **overrides: Any) -> Settings:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from pipeline import bootstrap
 from pipeline.cli import app
 from pipeline.dkim import Algorithm, new_key
+from pipeline.restore import Settling
 from pipeline.storage import archive, migrate, send_controls, subscribers
 from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.schema import DeliveryRow, PickRow, SubscriberRow, Table
@@ -287,7 +288,7 @@ def test_damaged_backups_restore_nothing(engine, paperboy, target, spoil):
         assert list(Path(path).parent.glob(f"*{Path(path).name}*")) == []
     else:
         with read_only(restored) as conn:
-            assert archive.count_subscribers(conn) == 0
+            archive.check_replaceable(conn)
 
 
 def test_a_backup_of_a_newer_version_is_refused(engine, paperboy, target):
@@ -307,33 +308,27 @@ def test_a_backup_of_a_newer_version_is_refused(engine, paperboy, target):
     assert "made by a newer version" in str(done.exception)
 
 
-def test_an_interrupted_restore_sends_nothing(engine, paperboy, target):
+def test_an_interrupted_restore_sends_nothing(engine, paperboy, target, monkeypatch):
     """Loaded, but not settled: SQLite has no file yet, PostgreSQL holds all sending."""
     fill(engine)
-    paperboy("backup", "b.zip")
+    paperboy("backup", "b.zip", "--now", NOW.isoformat())
     restored = target()
+    Path("gone.csv").write_text(f"email\n{BOB}\n")
+    options = ("--leavers", "gone.csv", "--now", RESTORED.isoformat())
 
-    done = paperboy("restore", "b.zip", "--leavers", "missing.csv")
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
 
-    assert done.exit_code == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(Settling, "run", crash)
+        assert paperboy("restore", "b.zip", *options).exit_code != 0
+
     if engine.dialect.name == "sqlite":
         assert not Path(restored.url.database or "").exists()
+        again = paperboy("restore", "b.zip", *options)
     else:
         assert send(restored, NOW + HOUR) == []
-    Path("missing.csv").write_text(f"email\n{BOB}\n")
-    if engine.dialect.name == "sqlite":
-        again = paperboy("restore", "b.zip", "--leavers", "missing.csv")
-    else:
-        again = paperboy(
-            "db",
-            "settle",
-            "--sent-until",
-            NOW.isoformat(),
-            "--leavers",
-            "missing.csv",
-            "--now",
-            RESTORED.isoformat(),
-        )
+        again = paperboy("db", "settle", "--sent-until", NOW.isoformat(), *options)
     assert again.exit_code == 0, again.output
     assert statuses(restored)[BOB] == "unsubscribed"
 
@@ -392,3 +387,45 @@ def test_a_restored_file_is_private_and_leaves_nothing_beside_it(engine, paperbo
     assert [one.name for one in path.parent.glob(f"*{path.name}*")] == [path.name]
     with read_only(restored) as conn:
         assert conn.execute(select(func.count(SubscriberRow.id))).scalar_one() >= 3
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_restore_drops_no_table_of_another_program(engine, paperboy, target):
+    """DATABASE_URL may name the database of another program with tables of the same names."""
+    fill(engine)
+    paperboy("backup", "b.zip")
+    other = target()
+    with other.begin() as conn:
+        conn.execute(text("CREATE TABLE keys (id integer)"))
+        conn.execute(text("INSERT INTO keys VALUES (7)"))
+
+    done = paperboy("restore", "b.zip")
+
+    assert "has tables of another program: keys" in str(done.exception)
+    with read_only(other) as conn:
+        assert conn.execute(text("SELECT id FROM keys")).scalar_one() == 7
+
+
+def test_wrong_options_are_refused_before_anything_is_restored(engine, paperboy, target):
+    fill(engine)
+    paperboy("backup", "b.zip", "--now", NOW.isoformat())
+    restored = target()
+    before = (NOW - HOUR).isoformat()
+
+    for options, message in (
+        (["--sent-until", "2030-01-02T10:00"], "needs a zone"),
+        (["--sent-until", before, "--now", RESTORED.isoformat()], "before this backup was made"),
+        (["--now", before], "the clock of this machine is wrong"),
+        (["--leavers", "missing.csv"], "No such file"),
+        (["--old-database", "sqlite:///missing.db"], "no such file"),
+    ):
+        done = paperboy("restore", "b.zip", *options)
+        assert done.exit_code != 0
+        assert message in done.output + str(done.exception), options
+    assert paperboy("restore", "-", "--old-database", "-").exit_code == 2
+    if engine.dialect.name == "postgresql":
+        with read_only(restored) as conn:
+            assert conn.execute(text("SELECT count(*) FROM pg_tables "
+                                     "WHERE schemaname = 'public'")).scalar_one() == 0  # fmt: skip
+    else:
+        assert not Path(restored.url.database or "").exists()

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -14,7 +15,13 @@ import typer
 
 from pipeline import backup, settings
 from pipeline.bootstrap import Services
-from pipeline.cli.database import AssumeOption, Leavers, OldDatabase, settle_copy
+from pipeline.cli.database import (
+    AssumeOption,
+    Leavers,
+    OldDatabase,
+    settle_copy,
+    settle_options,
+)
 from pipeline.cli.output import AsJson, Now, UsageError, complain, lines, moment, new_private_file
 from pipeline.errors import PaperboyError
 from pipeline.restore import Assume
@@ -82,17 +89,24 @@ def restore(
     No mail is sent twice, none to readers who left since. Sending stays paused until `paperboy
     sending start`. docs/backup.md has the whole procedure.
     """
+    if file == old_database == "-":
+        raise UsageError("the backup and --old-database cannot both come on stdin")
     clock = moment(now)
     with _opened(file) as source, archive.reading(source) as opened:
         if settings_to:
             for path in backup.write_settings(opened.files(), settings_to):
                 typer.echo(path)
             return
-        loaded = settings.load()
-        with backup.restored(opened, loaded, clock) as engine:
-            complain(f"restoring the backup of {opened.manifest.made_at}")
-            built = Services(loaded, engine)
-            settle_copy(built, clock, sent_until, assume, old_database, leavers, as_json)
+        loaded, made_at = settings.load(), opened.manifest.made_at
+        with settle_options(clock, sent_until, assume, old_database, leavers) as options:
+            if options.until < datetime.fromisoformat(made_at):
+                raise UsageError(
+                    f"--sent-until: {options.until.isoformat()} is before this backup was made, "
+                    f"{made_at}; without the option, the clock of this machine is wrong"
+                )
+            complain(f"restoring the backup of {made_at}")
+            with backup.restored(opened, loaded, clock) as engine:
+                settle_copy(Services(loaded, engine), clock, options, as_json=as_json)
 
 
 @contextmanager
@@ -106,6 +120,9 @@ def _opened(file: str) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise PaperboyError(f"{file}: {error.strerror}") from error
     with tempfile.TemporaryFile(prefix="paperboy-") as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy, 1 << 20)
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, copy, 1 << 20)
+        except OSError as error:
+            raise PaperboyError(f"{tempfile.gettempdir()}: {error.strerror}") from error
         copy.seek(0)
         yield copy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -87,37 +87,53 @@ def settle(
     All sending is held; `paperboy sending start` resumes it. docs/backup.md has the whole
     procedure.
     """
-    settle_copy(services(), moment(now), sent_until, assume, old_database, leavers, as_json)
+    clock = moment(now)
+    with settle_options(clock, sent_until, assume, old_database, leavers) as options:
+        settle_copy(services(), clock, options, as_json=as_json)
 
 
-def settle_copy(
-    built: Services,
+@dataclass(frozen=True, slots=True)
+class SettleOptions:
+    """The options of `settle`, checked and opened."""
+
+    until: datetime
+    assume: Assume
+    old: Engine | None
+    leavers: SubscriberList | None
+
+
+@contextmanager
+def settle_options(
     clock: datetime,
     sent_until: str | None,
     assume: Assume,
     old_database: str | None,
     leavers: Path | None,
-    as_json: bool,
-) -> None:
-    """Settle the restored database of `built` and print the report; see `settle`.
+) -> Iterator[SettleOptions]:
+    """Check and open the options of `settle`; without `sent_until`, until now.
 
-    Without `sent_until`, until now.
+    Raises UsageError and PaperboyError, before anything is restored.
     """
     until = _moment(sent_until) if sent_until else clock
     if until > clock:
         raise UsageError("--sent-until: is in the future")
     with ExitStack() as opened:
         old = opened.enter_context(_old(old_database)) if old_database else None
-        settling = Settling(
-            built.engine, built.suppression_key, until, clock, built.settings.max_papers, assume,
-            old,
-        )  # fmt: skip
         try:
             binary = opened.enter_context(open(leavers, "rb")) if leavers else None
         except OSError as error:
             raise PaperboyError(f"{leavers}: {error.strerror}") from error
-        settled = settling.run(SubscriberList(binary, str(leavers)) if binary else None)
-    row = asdict(settled)
+        listed = SubscriberList(binary, str(leavers)) if binary else None
+        yield SettleOptions(until, assume, old, listed)
+
+
+def settle_copy(built: Services, clock: datetime, options: SettleOptions, *, as_json: bool) -> None:
+    """Settle the restored database of `built` and print the report; see `settle`."""
+    settling = Settling(
+        built.engine, built.suppression_key, options.until, clock, built.settings.max_papers,
+        options.assume, options.old,
+    )  # fmt: skip
+    row = asdict(settling.run(options.leavers))
     if as_json:
         lines([row])
     else:
@@ -127,6 +143,10 @@ def settle_copy(
 
 
 def _moment(text: str) -> datetime:
+    """Return the time of `--sent-until`. It needs a zone: mail servers log local times."""
+    with suppress(ValueError):
+        if datetime.fromisoformat(text).tzinfo is None:
+            raise UsageError(f"--sent-until: {text!r} needs a zone, as in 2030-01-02T08:00+01:00")
     try:
         return moment(text)
     except UsageError:

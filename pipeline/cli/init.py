@@ -6,8 +6,10 @@ Nothing is written before all questions are answered and the changes are confirm
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -127,6 +129,17 @@ def _check_owner(folder: Path) -> None:
     if os.geteuid() == 0 and owner != 0:
         user = units.user_name(owner)
         raise PaperboyError(f"{folder} belongs to {user}: run this as that user (sudo -u {user})")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file with mode 0600; one that exists keeps its owner, group and stricter mode."""
+    old = path.stat() if path.exists() else None
+    with new_private_file(path, force=True) as file:
+        file.write(text)
+        if old is not None:
+            with suppress(PermissionError):
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode) & 0o640)
 
 
 def _ask_all(dialogue: Dialogue) -> None:
@@ -347,6 +360,10 @@ class Dialogue:
         """Return the selector of a DKIM key to generate; None if the mail server signs."""
         if wanted is not None:
             check_selector(wanted)
+            if self.is_set("dkim_keys"):  # a key must be published before it signs
+                raise PaperboyError(
+                    "--dkim: there is a key already; see docs/dns-and-dkim.md to add another"
+                )
             return wanted
         if self.yes or self.is_set("dkim_keys"):
             return None
@@ -376,8 +393,7 @@ class Dialogue:
             return False
         if selector is not None and self.dkim_file is not None:
             keys.write_key(self.dkim_file, new_key(Algorithm.RSA, ENOUGH))
-        with new_private_file(self.path.resolve(), force=True) as file:
-            file.write(new)
+        _replace(self.path.resolve(), new)
         _say(f"{self.path} is written, readable by you only.")
         return True
 
@@ -476,6 +492,14 @@ def _write_units(dialogue: Dialogue, loaded: Settings, folder: Path | None) -> N
             return
         folder = dialogue.path.parent / "var" / "systemd"
     units.write(folder, dialogue.path.parent, loaded.database_url)
+    if os.geteuid() == 0:
+        _say("\nThe units run everything as root: better run this as a user of its own.")
+    if other := units.installed_for(dialogue.path.parent):
+        _say(
+            f"\nThe units are in {folder}. Units of these names are installed for {other}: rename "
+            "the new ones, and give this list another port and another Redis database."
+        )
+        return
     _say(f"\nThe units are in {folder}. Install them with:\n")
     for command in units.install_commands(folder):
         _say(f"    {command}")

@@ -6,6 +6,7 @@ import os
 import pwd
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ FOLDER: Final = "/srv/paperboy"
 DATA: Final = "ReadWritePaths=/var/lib/paperboy"
 USER: Final = "User=paperboy"
 NO_HOME: Final = "ProtectHome=true"
+INSTALLED: Final = Path("/etc/systemd/system")
 HOMES: Final = ("/home", "/root", "/run/user")
 
 
@@ -52,6 +54,16 @@ def install_commands(folder: Path) -> list[str]:
         "sudo systemctl daemon-reload",
         "sudo systemctl enable --now paperboy.target",
     ]
+
+
+def installed_for(folder: Path) -> str | None:
+    """Return the other directory that installed units of these names belong to, if there is one."""
+    with suppress(OSError):
+        for line in (INSTALLED / "paperboy-.service.d" / "common.conf").read_text().splitlines():
+            name, _, value = line.partition("=")
+            if name == "WorkingDirectory" and value != _escaped(folder):
+                return value
+    return None
 
 
 def user_name(uid: int) -> str:

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from sqlalchemy import Connection, Engine, Table, func, inspect, select, text
+from sqlalchemy import Connection, Engine, Table, inspect, select, text, true
 
 from pipeline.domain import SubscriberStatus
 from pipeline.errors import PaperboyError
 from pipeline.storage import migrate, sqlite_file
 from pipeline.storage.database import read_only
-from pipeline.storage.schema import SubscriberRow
+from pipeline.storage.schema import SubscriberRow, SuppressionRow
 from pipeline.storage.schema import Table as Schema
 
 FORMAT: Final = 1
@@ -210,12 +210,26 @@ def reading(source: IO[bytes]) -> Iterator[Archive]:
         yield Archive(archive, manifest)
 
 
-def count_subscribers(conn: Connection) -> int:
-    """Return the number of subscribers that have confirmed; 0 also if there are no tables."""
-    if not inspect(conn).has_table(SubscriberRow.__tablename__):
-        return 0
+def check_replaceable(conn: Connection) -> None:
+    """Raise PaperboyError unless the database is empty, or holds an unused installation.
+
+    Unused: without confirmed subscribers and without suppressions. Tables of another program with
+    the name of one of ours are never dropped. Raises SchemaError for another version's tables.
+    """
+    names = {*TABLES_BY_NAME, "alembic_version"}.intersection(inspect(conn).get_table_names())
+    if not names:
+        return
+    if migrate.known_revision(conn) is None:
+        raise PaperboyError(
+            f"DATABASE_URL: this database has tables of another program: {', '.join(sorted(names))}"
+        )
     confirmed = SubscriberRow.status != SubscriberStatus.PENDING
-    return conn.execute(select(func.count(SubscriberRow.id)).where(confirmed)).scalar_one()
+    for row, is_used in ((SubscriberRow, confirmed), (SuppressionRow, true())):
+        if conn.execute(select(row).where(is_used).limit(1)).first():
+            raise PaperboyError(
+                f"DATABASE_URL: this database has {row.__tablename__}; create an empty one. After "
+                "an interrupted restore, run `paperboy db settle`"
+            )
 
 
 def _drop(conn: Connection) -> None:

@@ -35,7 +35,7 @@ def upgrade_in(conn: Connection, revision: str = "head") -> None:
     config = _config()
     if conn.dialect.name == "postgresql":
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
-    _known_revision(conn)
+    known_revision(conn)
     config.attributes["connection"] = conn
     command.upgrade(config, revision)
 
@@ -43,7 +43,7 @@ def upgrade_in(conn: Connection, revision: str = "head") -> None:
 def check(engine: Engine) -> None:
     """Raise SchemaError unless the database is at the newest revision of this code."""
     with read_only(engine) as conn:
-        current = _known_revision(conn)
+        current = known_revision(conn)
     if current != revisions()[-1]:
         behind = "behind" if current else "empty"
         raise SchemaError(f"the database is {behind}: run `paperboy db upgrade`")
@@ -55,7 +55,7 @@ def revisions() -> list[str]:
     return sorted(path.name.partition("_")[0] for path in files)
 
 
-def _known_revision(conn: Connection) -> str | None:
+def known_revision(conn: Connection) -> str | None:
     """Return the revision of the database; None before its first migration.
 
     Raises SchemaError for a revision of a newer version, or of a draft before the first release.

@@ -535,6 +535,19 @@ def test_trending_picks_the_top_by_upvotes_and_skips_without_news(engine: Engine
     assert papers(last) == [("3001.00002", "3001.00001")]  # the top of those not sent yet
 
 
+def test_trending_leaves_out_changed_papers_that_are_older_than_sent_ones_are_known(engine: Engine):
+    """A cross-listing after 91 days makes no old paper news; one after 89 days may be sent."""
+    for days, arxiv_id in ((91, "3001.00001"), (89, "3001.00002")):
+        old = make_sighting(arxiv_id, source="huggingface", upvotes=days, title=f"Moth {days}")
+        ingest(engine, old, now=NOW - days * DAY)
+    join(engine, "Trending")
+    for number in (1, 2):
+        store(engine, make_sighting(f"3001.0000{number}", source="feed"), batch=3)
+    ingest(engine, make_sighting("3001.00003", source="huggingface", upvotes=1, title="Bee"))
+
+    assert papers(publish(engine)) == [("3001.00002", "3001.00003")]
+
+
 def test_unpublished_batch_does_not_trigger_trending(engine: Engine):
     """The paper is in a batch that an ingest run stored, but did not publish before it died."""
     join(engine, "Trending")

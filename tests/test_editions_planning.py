@@ -42,6 +42,7 @@ def make_edition(**changes: Any) -> Edition:
         "through": 9,
         "pause_floor": {Frequency.DAILY: 5, Frequency.WEEKDAYS: 5, Frequency.WEEKLY: 2},
         "trending_floor": 3,
+        "trending_oldest": 0,
         "expiry": 18 * HOUR,
         "template": "1",
     }

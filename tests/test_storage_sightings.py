@@ -20,7 +20,7 @@ from pipeline.storage.schema import (
     SightingRow,
 )
 from tests.support.factories import NOW, TODAY, make_match, make_paper, make_sighting
-from tests.support.newsroom import count, empty, matches, rows, store, stored, touched
+from tests.support.newsroom import count, empty, ingest, matches, rows, store, stored, touched
 from tests.support.outbox import add_delivery, add_subscriber
 
 TITLE = "Attention for Patient Readers"
@@ -249,6 +249,30 @@ def test_united_records_keep_the_match_with_the_narrower_breadth(engine: Engine)
     unite(engine)
 
     assert matches(engine) == {(first.id, at_arxiv, 5), (second.id, at_arxiv, 3)}
+
+
+@pytest.mark.parametrize("days", [119, 121])
+@pytest.mark.parametrize("is_preprint_old", [True, False])
+def test_united_records_have_no_new_match_if_the_old_one_may_be_deleted(
+    engine: Engine, days: int, is_preprint_old: bool
+):
+    """Whether the preprint or the journal's version was stored first."""
+    preprint = make_sighting("3001.00001", title="At arXiv")
+    journal = make_sighting(
+        None, source="biorxiv", source_id="b1", title="Elsewhere", doi="10.1/x", categories=()
+    )
+    first, second = (preprint, journal) if is_preprint_old else (journal, preprint)
+    ingest(engine, first, now=NOW - timedelta(days=days))
+    ingest(engine, second)
+    _, new = stored(engine)
+    with engine.begin() as conn:
+        topic = topics.find_or_add(conn, "a", NOW)
+        topics.add_matches(conn, [(make_match(topic, new), 2)])
+
+    unite(engine)
+
+    (paper,) = stored(engine)
+    assert matches(engine) == ({(topic.id, paper.id, 2)} if days < 120 else set())
 
 
 def test_sent_digest_keeps_its_frozen_text_after_records_unite(engine: Engine):

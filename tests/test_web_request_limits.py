@@ -307,6 +307,8 @@ def test_oldest_idle_connection_is_closed_when_connections_run_out(
         ("POST", "/subscribe/preview", b"", b"papers=0000-0002-1825-0097", SEARCHING),
         ("POST", "/subscribe", b"", b"papers=0000-0002-1694-233x", LOOKING_UP),
         ("POST", "/subscribe", b"", b"papers=https%3A%2F%2Farxiv.org%2fa%2Ffern_b_1", LOOKING_UP),
+        ("POST", "/subscribe", b"", b"papers=0000%2D0002-1825-009%37", LOOKING_UP),
+        ("POST", "/subscribe", b"", b"papers=arxiv%2Eorg/a/fern_b_1", LOOKING_UP),
         ("POST", "/preferences/token/start", b"", b"papers=0000-0002-1825-0097", LOOKING_UP),
         ("GET", "/papers", b"", b"", SHOWING),
         ("HEAD", "/papers", b"q=moss", b"", SEARCHING),

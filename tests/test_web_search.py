@@ -422,19 +422,19 @@ def test_index_of_the_newest_papers_is_the_same_as_one_without_the_others(engine
     ingest(engine, *(make_sighting(title=f"Moth of kind {n % 4}") for n in range(35)))
     live_index, _ = open_bounded(engine, monkeypatch, most=20)
     live_index.renew()
-    index, whole = live_index.current(), PaperIndex(stored(engine)[19:])
+    index, whole = live_index.current(), PaperIndex(stored(engine)[9:])
 
     found, expected = index.find(parse("moth kind")), whole.find(parse("moth kind"))
 
     assert index.complete
-    assert (index.size, len(index.segments)) == (16, 2)  # whole segments of ids only
-    assert found.papers.tolist() == (expected.papers + 19).tolist()
+    assert (index.size, len(index.segments)) == (26, 3)  # whole segments of ids only
+    assert found.papers.tolist() == (expected.papers + 9).tolist()
     assert found.scores.tolist() == pytest.approx(expected.scores.tolist())
 
 
 @one_database
-@pytest.mark.parametrize(("most", "size"), [(1, 1), (5, 5), (35, 35), (1_000, 35)])
-def test_index_has_at_most_so_many_papers(engine, monkeypatch, most, size):
+@pytest.mark.parametrize(("most", "size"), [(1, 6), (6, 6), (7, 16), (35, 35), (1_000, 35)])
+def test_index_has_the_segments_of_so_many_papers(engine, monkeypatch, most, size):
     ingest(engine, *(make_sighting() for _ in range(35)))
     live_index, _ = open_bounded(engine, monkeypatch, most)
 
@@ -446,10 +446,23 @@ def test_index_has_at_most_so_many_papers(engine, monkeypatch, most, size):
 
 
 @one_database
+def test_search_says_since_when_if_the_catalog_is_cut_where_the_index_is(engine, monkeypatch):
+    monkeypatch.setattr(LiveIndex._load, "__defaults__", (20,))
+    ingest(engine, *(make_sighting() for _ in range(21)))
+    live_index, _ = open_bounded(engine, monkeypatch, most=20)
+
+    live_index.renew()
+
+    index = live_index.current()
+    assert index.size == index.catalog.size == 20
+    assert index.since is not None
+
+
+@one_database
 def test_older_papers_are_found_by_title_and_id_and_the_search_says_since_when(engine, monkeypatch):
     old = make_sighting("3001.00001", title="Zebrafish Sleep: A Study of Fins")
     ingest(engine, old, *(make_sighting(title=f"Moth {n}") for n in range(25)))
-    live_index, browser = open_bounded(engine, monkeypatch, most=20)
+    live_index, browser = open_bounded(engine, monkeypatch, most=15)
     live_index.renew()
 
     def location(query: str) -> str | None:

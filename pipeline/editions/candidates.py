@@ -43,6 +43,7 @@ class Edition:
     through: int  # the newest published batch
     pause_floor: Mapping[Frequency, int]  # after a pause, only batches after this one
     trending_floor: int
+    trending_oldest: int  # papers of batches up to it may have been sent before `NEVER_TWICE`
     expiry: timedelta
     template: str
     inactivity_months: int = 0  # until a reader is asked to go on; 0: never
@@ -96,7 +97,11 @@ class Candidates:
         self._floor |= missing
         if self._trending is None:
             self._trending = papers.most_upvoted(
-                conn, self._edition.trending_floor, self._edition.through, TRENDING_POOL
+                conn,
+                self._edition.trending_floor,
+                self._edition.through,
+                TRENDING_POOL,
+                oldest=self._edition.trending_oldest,
             )
             self._load_papers(conn, (paper.id for paper in self._trending))
         self._load_papers(conn, (m.paper_id for t in missing for m in self._matches[t]))

@@ -207,6 +207,7 @@ def _edition(engine: Engine, now: datetime, expiry: timedelta, template: str) ->
                 for frequency, days in ingest_state.GAP_DAYS.items()
             },
             trending_floor=ingest_state.look_back(conn, now, days=TRENDING_DAYS),
+            trending_oldest=ingest_state.look_back(conn, now, days=NEVER_TWICE.days),
             expiry=expiry,
             template=template,
         )

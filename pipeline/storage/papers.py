@@ -101,15 +101,19 @@ def in_batches(conn: Connection, after: int, through: int) -> list[Paper]:
     return list(_papers(conn, query.order_by(PaperRow.id)))
 
 
-def most_upvoted(conn: Connection, after: int, through: int, limit: int) -> list[Upvoted]:
+def most_upvoted(
+    conn: Connection, after: int, through: int, limit: int, *, oldest: int
+) -> list[Upvoted]:
     """Return papers that were touched after batch `after`, most upvotes first.
 
-    Papers added after `through` and papers without a count of upvotes are left out.
+    Papers added up to batch `oldest` or after `through`, and papers without a count of upvotes, are
+    left out.
     """
     rows = conn.execute(
         select(PaperRow.id, PaperRow.upvotes, PaperRow.touched_batch)
         .where(
             PaperRow.touched_batch > after,
+            PaperRow.batch > oldest,
             PaperRow.batch <= through,
             PaperRow.upvotes.is_not(None),
         )

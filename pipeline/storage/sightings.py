@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from pipeline.domain import DeliveryStatus, Sighting
+from pipeline.storage import ingest_state, topics
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.dedup import (
     KnownPaper,
@@ -260,6 +261,7 @@ class _Chunk:
             .where(ReactionRow.paper_id == duplicate.id)
             .values(paper_id=paper.id)
         )
+        self._delete_late_matches(paper, duplicate)
         self._merge_matches(paper.id, duplicate.id)
         self._move_picks(paper, duplicate)
         conn.execute(delete(PaperRow).where(PaperRow.id == duplicate.id))
@@ -280,6 +282,16 @@ class _Chunk:
                 index[key] = paper
         self.seen = {key: paper.id if i == duplicate.id else i for key, i in self.seen.items()}
         self.changed.add(paper.id)
+
+    def _delete_late_matches(self, *same: KnownPaper) -> None:
+        """Delete the matches of the newer paper if the older one is not matched any more.
+
+        The matches of the older one may be deleted, see `topics.MATCHED_FOR`: with new ones, the
+        work would be sent a second time.
+        """
+        older, newer = sorted(same, key=lambda paper: paper.batch)
+        if older.batch <= ingest_state.look_back(self.conn, self.now, days=topics.MATCHED_FOR):
+            self.conn.execute(delete(MatchRow).where(MatchRow.paper_id == newer.id))
 
     def _merge_matches(self, paper_id: int, other_id: int) -> None:
         """Move matches of `other_id`. If a topic matched both, keep the one of lower breadth.

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote_to_bytes
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -72,7 +72,7 @@ _SEARCHES: Final = ("/authors/", "/preferences/", "/topics", "/sitemap.xml")
 _CHANGES: Final = ("/confirm/", "/data/", "/link", "/new-address/", "/preferences/", "/subscribe")
 _SHOWS: Final = (*_CHANGES, "/cite/", "/digests/", "/mailbox", "/papers", "/privacy")
 _EVALUATED: Final = {"adopt", "papers"}  # fields of the sign-up form
-_AUTHOR_ID: Final = re.compile(rb"\d{4}-\d{4}-\d{4}-\d{3}[\dX]|arxiv\.org(?:/|%2F)a(?:/|%2F)", re.I)
+_AUTHOR_ID: Final = re.compile(rb"\d{4}-\d{4}-\d{4}-\d{3}[\dX]|arxiv\.org/a/", re.I)
 _FREE: Final = ("/papers.css",)
 
 
@@ -93,7 +93,7 @@ def request_class(method: str, path: str, query: bytes, body: bytes) -> RequestC
     if path in _FREE:
         return None
     is_reading = method in SAFE_METHODS
-    if not is_reading and LOOKS_UP.fullmatch(path) and _AUTHOR_ID.search(body):
+    if not is_reading and LOOKS_UP.fullmatch(path) and _AUTHOR_ID.search(unquote_to_bytes(body)):
         return LOOKING_UP
     if is_reading and _evaluates(path, query):
         return SEARCHING

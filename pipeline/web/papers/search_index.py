@@ -66,6 +66,7 @@ class Catalog:
     newest: Places  # the last day on which a source announced it, as a date ordinal
     sighted: Places  # one entry for each announcement by a source: the place of the paper
     sighted_on: Places  # and its day, as a date ordinal
+    is_cut: bool  # True: older papers are stored, too
 
     @property
     def size(self) -> int:
@@ -113,10 +114,11 @@ class Catalog:
 def load_catalog(conn: Connection, *, most: int = MOST) -> Catalog:
     """Load the `most` newest papers of the published batch from the database."""
     batch = ingest_state.published_batch(conn)
-    return _catalog(batch, papers.listed(conn, through_batch=batch, limit=most))
+    listed = papers.listed(conn, through_batch=batch, limit=most + 1)
+    return _catalog(batch, listed[-most:], is_cut=len(listed) > most)
 
 
-def _catalog(batch: int, listed: list[Listed]) -> Catalog:
+def _catalog(batch: int, listed: list[Listed], *, is_cut: bool) -> Catalog:
     return Catalog(
         batch=batch,
         ids=_array([paper.id for paper in listed]),
@@ -125,6 +127,7 @@ def _catalog(batch: int, listed: list[Listed]) -> Catalog:
         newest=_array([paper.days[-1].toordinal() for paper in listed]),
         sighted=_array([place for place, paper in enumerate(listed) for _ in paper.days]),
         sighted_on=_array([day.toordinal() for paper in listed for day in paper.days]),
+        is_cut=is_cut,
     )
 
 
@@ -163,7 +166,9 @@ class SearchIndex:
     def since(self) -> date | None:
         """Return the day of the oldest indexed paper; None if all papers are indexed."""
         first = int(self.starts[0])
-        return date.fromordinal(int(self.catalog.newest[first])) if first > 0 else None
+        if first == 0 and not self.catalog.is_cut:
+            return None
+        return date.fromordinal(int(self.catalog.newest[first]))
 
     def find(
         self,
@@ -226,8 +231,9 @@ class LiveIndex:
 
     The catalog is loaded by the first request that needs it, the segments by a background thread.
     When a newer batch is published, the thread refreshes both; requests are answered from the
-    previous version meanwhile. Without `background`, only `renew` refreshes. At most the `most`
-    newest papers are indexed, so that the memory does not grow with the archive.
+    previous version meanwhile. Without `background`, only `renew` refreshes. The `most` newest
+    papers and the others of the oldest one's segment are indexed, so that the memory does not grow
+    with the archive.
     """
 
     def __init__(
@@ -383,14 +389,13 @@ class LiveIndex:
 def _starts(catalog: Catalog, most: int) -> Places:
     """Return the place of the first paper in each range of `SEGMENT` ids, and the total size.
 
-    Only ranges within the `most` newest papers; if there is none, a part of the newest one.
+    The first range contains the oldest of the `most` newest papers, so up to `SEGMENT` - 1 papers
+    more are indexed: a part of a range would be rebuilt whenever a paper is new.
     """
     first = max(0, catalog.size - most)
     places = np.flatnonzero(np.diff(catalog.ids // SEGMENT, prepend=-1))
-    within = places[places >= first]
-    if not within.size and catalog.size:
-        within = np.array([first])
-    return np.append(within, catalog.size).astype(np.int64)
+    oldest = max(0, int(np.searchsorted(places, first, side="right")) - 1)
+    return np.append(places[oldest:], catalog.size).astype(np.int64)
 
 
 def _ranges(catalog: Catalog, starts: Places) -> Iterator[tuple[tuple[int, int], bytes]]:

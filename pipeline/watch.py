@@ -229,7 +229,7 @@ def _log_suppressed(name: ReportName, day: date) -> None:
 def _subscriber_of(conn: Connection, operator: Operator, now: datetime) -> int:
     """Return the id of the operator's row; add a pending subscriber without topics if none.
 
-    It gets no digests, and is purged like any other that does not confirm.
+    It gets no digests, and is purged when no recent mail to it is left, see storage.retention.
     """
     known = subscribers.by_email(conn, operator.email)
     if known is None:

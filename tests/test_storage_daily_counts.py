@@ -66,6 +66,34 @@ def test_bounces_and_complaints_are_counted_once(engine: Engine):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("notices", "bounced", "complained", "reason"),
+    [
+        ("complaint hard complaint hard", 0, 1, "accepted, then complaint"),
+        ("hard complaint hard complaint", 1, 1, "accepted, then complaint"),
+        ("soft hard soft", 1, 0, "accepted, then soft"),
+        ("soft hard", 1, 0, "accepted, then hard"),
+        ("delayed hard", 1, 0, "accepted, then hard"),
+    ],
+)
+@pytest.mark.parametrize("status", [DeliveryStatus.SENT, DeliveryStatus.UNCERTAIN])
+def test_events_of_one_delivery_are_counted_once(
+    engine: Engine, notices: str, bounced: int, complained: int, reason: str, status
+):
+    id_ = add_delivery(engine, status=status, reason=None)
+    feedback = Feedback(engine, SENDER, "k" * 32)
+    about = SENDER.message_id(row(engine, id_).dedupe_key)
+    for name in notices.split():
+        kind = NoticeKind(name)
+        verdict = Verdict(name) if name in {"hard", "soft"} else None
+        feedback.apply(Notice(kind, verdict=verdict, message_id=about), NOW)
+
+    counted = totals(engine)
+    assert counted.get(("digest", "bounced"), 0) == bounced
+    assert counted.get(("digest", "complained"), 0) == complained
+    assert row(engine, id_).reason == reason
+
+
 def test_readers_who_join_and_leave_are_counted(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR")
     for _ in range(2):

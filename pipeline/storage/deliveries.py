@@ -370,7 +370,7 @@ def settle(
     Deliveries that another sender has taken over are neither changed nor counted. A late
     acceptance turns an uncertain delivery into a sent one. A refusal by `server` that may count
     against an address is only recorded: its delivery stays queued until `guard` decides. Accepted
-    and refused mails are added to the daily counts.
+    mails, and refused ones that have ended, are added to the daily counts.
     """
     groups: dict[DeliveryStatus, list[Settlement]] = {}
     for settlement in settlements:
@@ -388,7 +388,7 @@ def settle(
             if settled is None:
                 continue
             written[settled[0]] += 1
-            if one.is_final_refusal:
+            if one.is_final_refusal and settled[0] in _REFUSED:
                 events[settled[1], CountedEvent.REFUSED] += 1
     daily_counts.add(conn, events, now)
     return written
@@ -536,14 +536,21 @@ def recover_leases(conn: Connection, now: datetime) -> Recovery:
     return Recovery(queued=queued, uncertain=uncertain)
 
 
-def end_refused(conn: Connection, delivery_id: int, status: str) -> bool:
-    """End a queued delivery whose refusal now counts; return False if it is not queued."""
-    won = conn.execute(
+def end_refused(conn: Connection, delivery_id: int, status: str, now: datetime) -> bool:
+    """End a queued delivery whose refusal now counts; return False if it is not queued.
+
+    The mail is added to the daily counts of refused ones.
+    """
+    kind = conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.QUEUED)
         .values(status=status)
-    )
-    return won.rowcount == 1
+        .returning(_ROW.kind)
+    ).scalar_one_or_none()
+    if kind is None:
+        return False
+    daily_counts.add(conn, {(kind, CountedEvent.REFUSED): 1}, now)
+    return True
 
 
 def requeue_refused(conn: Connection, delivery_ids: Collection[int], now: datetime) -> None:

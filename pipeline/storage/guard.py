@@ -582,7 +582,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
         reason = bounce_scores.record_strike(conn, row.delivery_id, StrikeKind(row.kind), row.at)
     ended = 0
     if row.ends_as:
-        ended = int(deliveries.end_refused(conn, row.delivery_id, row.ends_as))
+        ended = int(deliveries.end_refused(conn, row.delivery_id, row.ends_as, now))
     if reason:
         suppressions.suppress(conn, row.address_hash, reason, now)
     conn.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
@@ -227,6 +228,23 @@ def figures(engine: Engine) -> dict[str, float]:
     assert answer.status_code == 200
     lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_source_that_was_removed_has_no_metrics(engine: Engine):
+    old = now() - 30 * HOUR
+    with engine.begin() as conn:
+        for record in (
+            SourceRecord("removed", SourceState.FAILED, old, old),
+            SourceRecord("backoff", SourceState.FAILED, old, old, next_try_at=now() + HOUR),
+            SourceRecord("arxiv", SourceState.FRESH, old, now()),
+        ):
+            ingest_state.put_source_state(conn, record)
+
+    lines = site(engine).get("/metrics").text
+
+    for name in ("source_state", "source_failures"):
+        found = set(re.findall(rf'paperboy_{name}{{source="(\w+)"', lines))
+        assert found == {"arxiv", "backoff"}
 
 
 def test_metrics_equal_the_database_counts(engine: Engine):

@@ -220,13 +220,17 @@ def overdue(made: Stats, now: datetime, started_at: datetime) -> list[str]:
 
 
 def _fails(source: SourceRecord, now: datetime) -> bool:
-    """Return whether a source still failed when it was asked after FAILED_WITHIN.
-
-    One that is no longer asked, since it was removed from the settings, does not fail.
-    """
-    is_asked = max(source.checked_at, source.next_try_at or source.checked_at) > now - DAY
+    """Return whether a source still failed when it was asked after FAILED_WITHIN."""
     has_lasted = source.checked_at - source.since >= FAILED_WITHIN
-    return source.state is SourceState.FAILED and has_lasted and is_asked
+    return source.state is SourceState.FAILED and has_lasted and is_asked(source, now)
+
+
+def is_asked(source: SourceRecord, now: datetime) -> bool:
+    """Return whether a source was asked within a day, or is in backoff; else it was removed.
+
+    Its row stays after it is removed from the settings. Pure.
+    """
+    return max(source.checked_at, source.next_try_at or source.checked_at) > now - DAY
 
 
 def bad_rates(week: Week) -> Iterator[str]:

@@ -499,21 +499,18 @@ MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
             "alert",
             subject=gettext_noop("%(name)s needs your attention"),
             also_to=_NOT_ACTIVE,
-            overrides_suppression=True,
             to_operator=True,
         ),
         DeliveryKind.ALL_WELL: MailKind(
             "alert",
             subject=gettext_noop("All is well again at %(name)s"),
             also_to=_NOT_ACTIVE,
-            overrides_suppression=True,
             to_operator=True,
         ),
         DeliveryKind.REPORT: MailKind(
             "report",
             subject=gettext_noop("%(name)s: figures of the last month"),
             also_to=_NOT_ACTIVE,
-            overrides_suppression=True,
             to_operator=True,
         ),
     }

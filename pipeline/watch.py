@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Final, Protocol
 
 import structlog
@@ -31,6 +32,7 @@ from pipeline.storage import (
     sightings,
     stats,
     subscribers,
+    suppressions,
     topics,
     transactional,
 )
@@ -199,7 +201,11 @@ def _queue(
     report: OperatorReport,
     now: datetime,
 ) -> None:
+    """Queue a report, once in all processes; nothing is stored if the address is suppressed."""
     with engine.begin() as conn:
+        if suppressions.find(conn, operator.email, operator.suppression_key):
+            _log_suppressed(name, day)
+            return
         if not operator_reports.add(conn, name, day, kind, report):
             return  # another process was first
         operator_reports.delete_old(conn, day - KEPT)
@@ -215,10 +221,15 @@ def _queue(
     log.info("operator_mail.queued", kind=kind, day=str(day), lines=len(report.lines))
 
 
+@lru_cache(maxsize=16)  # one line per process and report, however often the task runs
+def _log_suppressed(name: ReportName, day: date) -> None:
+    log.error("operator_mail.suppressed", report=name, day=str(day))
+
+
 def _subscriber_of(conn: Connection, operator: Operator, now: datetime) -> int:
     """Return the id of the operator's row; add a pending subscriber without topics if none.
 
-    It gets no digests, and is purged like any other that does not confirm.
+    It gets no digests, and is purged when no recent mail to it is left, see storage.retention.
     """
     known = subscribers.by_email(conn, operator.email)
     if known is None:

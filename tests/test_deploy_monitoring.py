@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from pipeline import settings
 from pipeline.bootstrap import Services
+from pipeline.domain import LIST_MAIL
 from pipeline.web import ops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,15 @@ def test_each_rule_waits_and_names_a_documented_check(rule: dict[str, Any]):
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert rule["annotations"]["check"] in documented
     assert rule["annotations"]["summary"]
+
+
+def test_expired_mails_are_compared_for_the_kinds_of_list_mail():
+    (rule,) = (rule for rule in RULES if rule["alert"] == "PaperboyEditionExpired")
+
+    kinds = re.findall(r'\{kind=~"(.*?)"\}', rule["expr"])
+
+    assert len(kinds) == rule["expr"].count("_total") == 3
+    assert all(set(some.split("|")) == set(LIST_MAIL) for some in kinds)
 
 
 def test_names_and_panels_are_unique():

@@ -100,7 +100,7 @@ def test_every_reason_of_readyz_is_documented():
     failed = SourceRecord("arxiv", SourceState.FAILED, since, now)
     made = Stats(
         0, since, since, since, since, (failed,), breaker=breaker, paused_since=since,
-        week=Week(sent=2_000, complained=90, bounced=300, sent_yesterday=1, expired_yesterday=9),
+        week=Week(sent=2_000, complained=90, bounced=300, sent_in_two_days=1, expired_yesterday=9),
     )  # fmt: skip
 
     reasons = problems(made, now, since)

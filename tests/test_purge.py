@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, insert, update
 
 from pipeline import bootstrap, editions, purge, settings, signup
-from pipeline.domain import DeliveryStatus, SubscriberStatus
+from pipeline.domain import DeliveryKind, DeliveryStatus, SubscriberStatus
 from pipeline.editions.backfill import match_late_topics
 from pipeline.editions.compiler import NEVER_TWICE
 from pipeline.errors import InvalidTokenError, NotFoundError
@@ -36,7 +36,7 @@ from pipeline.storage.schema import (
 from tests.support.dying import dying
 from tests.support.factories import NOW, make_sighting
 from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows, stored
-from tests.support.outbox import add_delivery
+from tests.support.outbox import add_delivery, add_subscriber
 from tests.support.plans import is_indexed, selecting
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -138,6 +138,43 @@ def test_digest_contents_are_deleted_after_ninety_days(engine: Engine):
     with read_only(engine) as conn:
         assert digests.load(conn, [delivery.id]) == {}
     assert signup.choices_of(engine, reader.id).digests[0].papers == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "days", "is_kept"),
+    [
+        (DeliveryStatus.SENT, 6, True),
+        (DeliveryStatus.SENT, 8, False),
+        (DeliveryStatus.EXPIRED, 8, False),
+        (DeliveryStatus.QUEUED, 8, True),
+        (DeliveryStatus.LEASED, 8, True),
+        (DeliveryStatus.SENDING, 8, True),
+        (DeliveryStatus.UNCERTAIN, 8, True),
+    ],
+)
+def test_operator_is_kept_with_mail_that_is_new_or_not_settled(
+    engine: Engine, status: DeliveryStatus, days: int, is_kept: bool
+):
+    """`operator_reports` says that the mail was sent."""
+    operator = add_subscriber(
+        engine, status=SubscriberStatus.PENDING, created_at=NOW - 30 * DAY, next_slot_at=None
+    )
+    created = {"created_at": NOW - days * DAY, "edition_on": None}
+    add_delivery(engine, subscriber_id=operator, kind=DeliveryKind.ALERT, status=status, **created)
+
+    run(engine, NOW)
+
+    assert count(engine, SubscriberRow) == count(engine, DeliveryRow) == int(is_kept)
+
+
+def test_visitor_is_deleted_with_a_confirmation_that_is_not_settled(engine: Engine):
+    ask(engine)
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).values(status=DeliveryStatus.UNCERTAIN))
+
+    run(engine, NOW + 8 * DAY)
+
+    assert count(engine, SubscriberRow) == 0
 
 
 def test_purge_is_idempotent(engine: Engine):

@@ -6,17 +6,18 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, text, update
 
 from pipeline import signup
-from pipeline.domain import CountedEvent, DeliveryStatus, Notice, NoticeKind, Verdict
+from pipeline.domain import CountedEvent, DeliveryStatus, Notice, NoticeKind, StrikeKind, Verdict
 from pipeline.feedback.process import Feedback
-from pipeline.storage import daily_counts, deliveries, subscribers
+from pipeline.storage import daily_counts, deliveries, guard, subscribers
 from pipeline.storage.database import read_only
 from pipeline.storage.deliveries import Settlement
+from pipeline.storage.schema import DeliveryRow
 from tests.support.factories import NOW, SENDER, TODAY
 from tests.support.newsroom import add_reader
-from tests.support.outbox import add_confirmation, add_delivery, row
+from tests.support.outbox import accept_others, add_confirmation, add_delivery, row
 
 MINUTE = timedelta(minutes=1)
 
@@ -64,6 +65,58 @@ def test_bounces_and_complaints_are_counted_once(engine: Engine):
     assert totals(engine) == {
         ("digest", "bounced"): 1, ("digest", "complained"): 1, ("", "left"): 1
     }  # fmt: skip
+
+
+def test_refused_mail_is_counted_when_it_ends(engine: Engine):
+    """It stays queued, and may be refused again, until others of its edition are accepted."""
+    refused = add_delivery(engine, "ada@example.org")
+    said = Settlement(
+        refused, DeliveryStatus.SUPPRESSED, "hard", reply="550 5.1.1 No", strike=StrikeKind.HARD
+    )
+    for hours in range(2):
+        at = NOW + timedelta(hours=hours)
+        with engine.begin() as conn:
+            conn.execute(update(DeliveryRow).values(not_before=at))
+            deliveries.claim(conn, 1, "mine", MINUTE, at)
+            deliveries.mark(conn, [refused], "mine", MINUTE, at)
+            assert deliveries.settle(conn, [said], "mine", at) == {DeliveryStatus.QUEUED: 1}
+    assert totals(engine) == {}
+    accept_others(engine)
+
+    for _ in range(2):
+        with engine.begin() as conn:
+            guard.judge(conn, NOW + timedelta(hours=2))
+
+    assert row(engine, refused).status == DeliveryStatus.SUPPRESSED
+    assert totals(engine) == {("digest", "refused"): 1}
+
+
+@pytest.mark.parametrize(
+    ("notices", "bounced", "complained", "reason"),
+    [
+        ("complaint hard complaint hard", 0, 1, "accepted, then complaint"),
+        ("hard complaint hard complaint", 1, 1, "accepted, then complaint"),
+        ("soft hard soft", 1, 0, "accepted, then soft"),
+        ("soft hard", 1, 0, "accepted, then hard"),
+        ("delayed hard", 1, 0, "accepted, then hard"),
+    ],
+)
+@pytest.mark.parametrize("status", [DeliveryStatus.SENT, DeliveryStatus.UNCERTAIN])
+def test_events_of_one_delivery_are_counted_once(
+    engine: Engine, notices: str, bounced: int, complained: int, reason: str, status
+):
+    id_ = add_delivery(engine, status=status, reason=None)
+    feedback = Feedback(engine, SENDER, "k" * 32)
+    about = SENDER.message_id(row(engine, id_).dedupe_key)
+    for name in notices.split():
+        kind = NoticeKind(name)
+        verdict = Verdict(name) if name in {"hard", "soft"} else None
+        feedback.apply(Notice(kind, verdict=verdict, message_id=about), NOW)
+
+    counted = totals(engine)
+    assert counted.get(("digest", "bounced"), 0) == bounced
+    assert counted.get(("digest", "complained"), 0) == complained
+    assert row(engine, id_).reason == reason
 
 
 def test_readers_who_join_and_leave_are_counted(engine: Engine):

@@ -13,15 +13,15 @@ from email.message import EmailMessage
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 from structlog.testing import capture_logs
 
 from pipeline import bootstrap, editions, settings, signup, watch
 from pipeline.bootstrap import Services
 from pipeline.doctor import Finding
-from pipeline.domain import CountedEvent, DeliveryStatus
-from pipeline.storage import daily_counts, deliveries, send_controls
-from pipeline.storage.schema import DeliveryRow, SubscriberRow
+from pipeline.domain import CountedEvent, DeliveryStatus, SuppressionReason
+from pipeline.storage import addresses, daily_counts, deliveries, send_controls, suppressions
+from pipeline.storage.schema import DeliveryRow, OperatorReportRow, SubscriberRow, SuppressionRow
 from tests.support.dispatching import send
 from tests.support.factories import NOW, TODAY, make_sighting
 from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
@@ -155,6 +155,36 @@ def test_concurrent_workers_queue_one_mail(engine: Engine):
         thread.join(60)
 
     assert mails(engine) == [("alert", "queued")]
+
+
+@pytest.mark.parametrize("reason", SuppressionReason)
+def test_suppressed_address_is_neither_stored_nor_mailed(engine: Engine, reason: SuppressionReason):
+    """It was erased, bounces, or the operator of the list has suppressed it."""
+    watch._log_suppressed.cache_clear()
+    hash_ = addresses.address_hash(OPERATOR.email, SUPPRESSION_KEY)
+    with engine.begin() as conn:
+        suppressions.suppress(conn, hash_, reason, MORNING - DAY)
+
+    with capture_logs() as logs:
+        for hours in range(3):
+            alert(engine, MORNING + hours * HOUR, BROKEN)
+
+    assert [line["event"] for line in logs] == ["operator_mail.suppressed"]
+    for table in (SubscriberRow, DeliveryRow, OperatorReportRow):
+        assert rows(engine, table) == []
+    with engine.begin() as conn:
+        suppressions.lift(conn, hash_)
+    alert(engine, MORNING + 3 * HOUR, BROKEN)
+    assert [kind for kind, _ in mails(engine)] == ["alert"]
+
+
+def test_alert_does_not_override_a_suppression(engine: Engine):
+    alert(engine, MORNING, BROKEN)
+    hash_ = addresses.address_hash(OPERATOR.email, SUPPRESSION_KEY)
+    older = {"hash": hash_, "reason": SuppressionReason.HARD, "since": MORNING - HOUR}
+    with engine.begin() as conn:
+        conn.execute(insert(SuppressionRow).values(older))  # by another process, just before
+        assert deliveries.claim(conn, 9, "token", HOUR, MORNING) == []
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
@@ -124,7 +125,7 @@ def test_missing_source_request_is_measured_from_the_start_time():
 def test_reasons_are_empty_just_before_their_time_is_over():
     at = datetime(2030, 1, 9, tzinfo=UTC)
     record = SourceRecord("arxiv", SourceState.FAILED, at - 24 * HOUR, at - HOUR)
-    week = Week(sent=20, complained=2, bounced=9, sent_yesterday=1, expired_yesterday=1)
+    week = Week(sent=20, complained=2, bounced=9, sent_in_two_days=9, expired_yesterday=9)
     made = Stats(
         1, at - timedelta(days=7), None, None, None, (record,), paused_since=at - 24 * HOUR,
         week=week,
@@ -191,10 +192,24 @@ def test_rates_do_not_change_during_a_day(engine: Engine):
 def test_lost_edition_is_reported_on_the_next_day(engine: Engine):
     with engine.begin() as conn:
         day = now() - timedelta(days=1)
-        daily_counts.add(conn, {("digest", CountedEvent.EXPIRED): 3}, day)
+        daily_counts.add(conn, {("digest", CountedEvent.EXPIRED): 6}, day)
         daily_counts.add(conn, {("digest", CountedEvent.SENT): 2}, day)
+        daily_counts.add(conn, {("digest", CountedEvent.SENT): 3}, day - timedelta(days=1))
+        daily_counts.add(conn, {("digest", CountedEvent.SENT): 100}, day - timedelta(days=2))
 
-    assert reasons(engine) == ["3 digests expired yesterday and 2 were sent"]
+    assert reasons(engine) == ["6 digests expired yesterday and 5 were sent in two days"]
+
+
+def test_few_expired_mails_on_a_day_without_an_edition_are_no_outage(engine: Engine):
+    """A weekly list: 100 digests were sent on Monday, and some expired on Tuesday."""
+    with engine.begin() as conn:
+        tuesday = now() - timedelta(days=1)
+        daily_counts.add(conn, {("digest", CountedEvent.EXPIRED): 20}, tuesday)
+        daily_counts.add(conn, {("digest", CountedEvent.SENT): 100}, tuesday - timedelta(days=1))
+
+    assert reasons(engine) == []
+    assert not Week(expired_yesterday=4).has_lost_edition
+    assert Week(expired_yesterday=5).has_lost_edition
 
 
 def test_forgotten_stop_of_sending_is_reported_after_a_day(engine: Engine):
@@ -213,6 +228,23 @@ def figures(engine: Engine) -> dict[str, float]:
     assert answer.status_code == 200
     lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_source_that_was_removed_has_no_metrics(engine: Engine):
+    old = now() - 30 * HOUR
+    with engine.begin() as conn:
+        for record in (
+            SourceRecord("removed", SourceState.FAILED, old, old),
+            SourceRecord("backoff", SourceState.FAILED, old, old, next_try_at=now() + HOUR),
+            SourceRecord("arxiv", SourceState.FRESH, old, now()),
+        ):
+            ingest_state.put_source_state(conn, record)
+
+    lines = site(engine).get("/metrics").text
+
+    for name in ("source_state", "source_failures"):
+        found = set(re.findall(rf'paperboy_{name}{{source="(\w+)"', lines))
+        assert found == {"arxiv", "backoff"}
 
 
 def test_metrics_equal_the_database_counts(engine: Engine):

@@ -207,7 +207,8 @@ def progress(installation: Installation) -> Iterator[Finding]:
 def rates(week: stats.Week) -> Iterator[Finding]:
     """Compare the last seven whole days with the rules of mailbox providers."""
     if week.has_lost_edition:
-        detail = f"{week.expired_yesterday} digests expired yesterday, {week.sent_yesterday} sent"
+        sent = f"{week.sent_in_two_days} were sent in two days"
+        detail = f"{week.expired_yesterday} digests expired yesterday and {sent}"
         yield bad("expired mails", detail, "see: paperboy deliveries --status expired")
     judged = (
         ("complaints", week.complaint_rate, stats.COMPLAINTS_TOLERATED, stats.COMPLAINTS_LIMIT,

@@ -171,12 +171,13 @@ class Feedback:
             return _unsubscribe(conn, _requester(conn, notice) or subscriber, found, now)
         if found is None:
             return _Applied(Effect.NOT_OURS)
-        if deliveries.settle_uncertain(conn, found.delivery_id, _reason(notice), now):
+        if deliveries.settle_uncertain(conn, found.delivery_id, now):
             log.info("delivery.settled", delivery=found.delivery_id)
         strike = strike_of_bounce(notice)
         if not (strike or notice.kind is NoticeKind.COMPLAINT):
             return _Applied(Effect.NOTED, found, found.subscriber_id)
-        kind = deliveries.record_outcome(conn, found.delivery_id, _reason(notice))
+        outcome = notice.verdict or notice.kind if strike else deliveries.COMPLAINT
+        kind = deliveries.record_outcome(conn, found.delivery_id, outcome)
         effect = self._apply_to_address(conn, strike, notice, found, subscriber, now)
         if kind:
             event = CountedEvent.BOUNCED if strike else CountedEvent.COMPLAINED
@@ -329,11 +330,6 @@ def _count(
         return Effect.HELD
     barred = suppressions.by_hash(conn, address_hash)
     return Effect.SUPPRESSED if barred else Effect.COUNTED
-
-
-def _reason(notice: Notice) -> str:
-    """Return the new reason of the delivery, such as "accepted, then hard"."""
-    return f"accepted, then {notice.verdict or notice.kind}"
 
 
 def _log(done: _Applied, kind: str, provider: str = MAIL) -> None:

@@ -72,6 +72,8 @@ UNREADABLE_REST: Final = timedelta(hours=1)  # delay before an unreadable delive
 CHUNK: Final = 500  # rows per statement, well under SQLite's limit of parameters
 LONGEST_REPLY: Final = 500  # characters kept of a server's reply
 LONGEST_LEASE: Final = timedelta(hours=1)  # a lease that ends later was written by a wrong clock
+ACCEPTED_THEN: Final = "accepted, then "  # start of the reason of a mail that came back
+COMPLAINT: Final = "complaint"
 SECOND_CHANCE: Final = timedelta(hours=18)  # least remaining lifetime after the operator resends
 
 _ROW = DeliveryRow.__table__.c
@@ -368,7 +370,7 @@ def settle(
     Deliveries that another sender has taken over are neither changed nor counted. A late
     acceptance turns an uncertain delivery into a sent one. A refusal by `server` that may count
     against an address is only recorded: its delivery stays queued until `guard` decides. Accepted
-    and refused mails are added to the daily counts.
+    mails, and refused ones that have ended, are added to the daily counts.
     """
     groups: dict[DeliveryStatus, list[Settlement]] = {}
     for settlement in settlements:
@@ -386,7 +388,7 @@ def settle(
             if settled is None:
                 continue
             written[settled[0]] += 1
-            if one.is_final_refusal:
+            if one.is_final_refusal and settled[0] in _REFUSED:
                 events[settled[1], CountedEvent.REFUSED] += 1
     daily_counts.add(conn, events, now)
     return written
@@ -534,14 +536,21 @@ def recover_leases(conn: Connection, now: datetime) -> Recovery:
     return Recovery(queued=queued, uncertain=uncertain)
 
 
-def end_refused(conn: Connection, delivery_id: int, status: str) -> bool:
-    """End a queued delivery whose refusal now counts; return False if it is not queued."""
-    won = conn.execute(
+def end_refused(conn: Connection, delivery_id: int, status: str, now: datetime) -> bool:
+    """End a queued delivery whose refusal now counts; return False if it is not queued.
+
+    The mail is added to the daily counts of refused ones.
+    """
+    kind = conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.QUEUED)
         .values(status=status)
-    )
-    return won.rowcount == 1
+        .returning(_ROW.kind)
+    ).scalar_one_or_none()
+    if kind is None:
+        return False
+    daily_counts.add(conn, {(kind, CountedEvent.REFUSED): 1}, now)
+    return True
 
 
 def requeue_refused(conn: Connection, delivery_ids: Collection[int], now: datetime) -> None:
@@ -686,14 +695,14 @@ def resolve(conn: Connection, delivery_id: int, resolution: Resolution, now: dat
         raise NotFoundError(f"delivery {delivery_id} is not uncertain")
 
 
-def settle_uncertain(conn: Connection, delivery_id: int, reason: str, now: datetime) -> bool:
+def settle_uncertain(conn: Connection, delivery_id: int, now: datetime) -> bool:
     """Mark an uncertain delivery sent, when an event proves it; return False if not uncertain."""
     won = conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.UNCERTAIN)
         .values(
             status=DeliveryStatus.SENT,
-            reason=reason,
+            reason="accepted, as a later event shows",
             sent_at=func.coalesce(_ROW.marked_at, now),
             lease=None,
             lease_until=None,
@@ -702,21 +711,30 @@ def settle_uncertain(conn: Connection, delivery_id: int, reason: str, now: datet
     return won.rowcount == 1
 
 
-def record_outcome(conn: Connection, delivery_id: int, reason: str) -> str | None:
-    """Store the reason of a bounce or complaint on a sent delivery; return its kind of mail.
+def record_outcome(conn: Connection, delivery_id: int, outcome: str) -> str | None:
+    """Store a bounce or COMPLAINT as the reason of a sent delivery.
 
-    Returns None, and changes nothing, in another state and if the reason was stored before.
+    Return its kind of mail if the event counts, else None. A complaint counts once; a bounce only
+    if none, and no complaint, was stored before. A later bounce replaces an earlier one, and never
+    a complaint.
     """
-    return conn.execute(
+    reason = f"{ACCEPTED_THEN}{outcome}"
+    complained = f"{ACCEPTED_THEN}{COMPLAINT}"
+    is_sent = and_(
+        _ROW.id == delivery_id,
+        _ROW.status == DeliveryStatus.SENT,
+        _ROW.reason.is_distinct_from(complained),
+    )
+    is_first = ~func.coalesce(_ROW.reason, "").startswith(ACCEPTED_THEN)
+    kind = conn.execute(
         update(DeliveryRow)
-        .where(
-            _ROW.id == delivery_id,
-            _ROW.status == DeliveryStatus.SENT,
-            _ROW.reason.is_distinct_from(reason),
-        )
+        .where(is_sent, true() if outcome == COMPLAINT else is_first)
         .values(reason=reason)
         .returning(_ROW.kind)
     ).scalar_one_or_none()
+    if kind is None:
+        conn.execute(update(DeliveryRow).where(is_sent).values(reason=reason))
+    return kind
 
 
 def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:

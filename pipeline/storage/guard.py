@@ -390,7 +390,7 @@ def cause_of(conn: Connection, address_hash: str) -> tuple[date | None, str]:
             or_(
                 _ROW.status.in_((DeliveryStatus.SUPPRESSED, DeliveryStatus.FAILED))
                 & _ROW.reply.is_not(None),
-                _ROW.reason.startswith("accepted, then "),
+                _ROW.reason.startswith(deliveries.ACCEPTED_THEN),
             ),
         )
         .order_by(_ROW.id.desc())
@@ -398,7 +398,7 @@ def cause_of(conn: Connection, address_hash: str) -> tuple[date | None, str]:
     ).one_or_none()
     if ended is None:
         return None, ""
-    is_bounce = ended.reason and ended.reason.startswith("accepted, then ")
+    is_bounce = ended.reason and ended.reason.startswith(deliveries.ACCEPTED_THEN)
     said = ended.reason if is_bounce else ended.reply
     return ended.edition_on, refusals.wording(said or "", ended.email)
 
@@ -582,7 +582,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
         reason = bounce_scores.record_strike(conn, row.delivery_id, StrikeKind(row.kind), row.at)
     ended = 0
     if row.ends_as:
-        ended = int(deliveries.end_refused(conn, row.delivery_id, row.ends_as))
+        ended = int(deliveries.end_refused(conn, row.delivery_id, row.ends_as, now))
     if reason:
         suppressions.suppress(conn, row.address_hash, reason, now)
     conn.execute(

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, delete, exists, select, update
 
-from pipeline.domain import UNSENT, DeliveryStatus, SubscriberStatus
+from pipeline.domain import OPERATOR_MAIL, UNSENT, DeliveryStatus, SubscriberStatus
 from pipeline.storage.rate_limits import PROXIES
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -32,15 +32,23 @@ _IN_PLAY: Final = (*UNSENT, DeliveryStatus.SENDING)
 def delete_pending(conn: Connection, *, before: datetime, limit: int) -> int:
     """Delete pending subscribers created before `before` and without a request since then.
 
-    If such a subscriber was confirmed in the past, it becomes unsubscribed instead.
+    If such a subscriber was confirmed in the past, it becomes unsubscribed instead. The operator's
+    row is kept while mail to the operator is newer or not settled: it would be deleted with it.
     """
     has_newer_request = exists().where(
         RequestRow.subscriber_id == SubscriberRow.id, RequestRow.created_at >= before
+    )
+    is_unsettled = DeliveryRow.status.in_((*_IN_PLAY, DeliveryStatus.UNCERTAIN))
+    has_operator_mail = exists().where(
+        DeliveryRow.subscriber_id == SubscriberRow.id,
+        DeliveryRow.kind.in_(OPERATOR_MAIL),
+        (DeliveryRow.created_at >= before) | is_unsettled,
     )
     is_over = (
         (SubscriberRow.status == SubscriberStatus.PENDING)
         & (SubscriberRow.created_at < before)
         & ~has_newer_request
+        & ~has_operator_mail
     )
     # Lock first and check again: a transaction that held the row may have added a request.
     ids = _locked(conn, select(SubscriberRow.id).where(is_over), limit)

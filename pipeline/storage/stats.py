@@ -60,6 +60,7 @@ BOUNCES_LIMIT: Final = 0.1
 # One complaint in a group of twenty readers is no sign of anything.
 LEAST_COMPLAINTS: Final = 3
 LEAST_BOUNCES: Final = 10
+LEAST_EXPIRED: Final = 5
 LEAST_SENT: Final = 1_000  # fewer mails in a week count as this many
 LEAST_SENT_FOR_BOUNCES: Final = 100
 
@@ -71,7 +72,7 @@ class Week:
     sent: int = 0
     complained: int = 0
     bounced: int = 0
-    sent_yesterday: int = 0
+    sent_in_two_days: int = 0  # yesterday and the day before
     expired_yesterday: int = 0
 
     @property
@@ -86,8 +87,13 @@ class Week:
 
     @property
     def has_lost_edition(self) -> bool:
-        """Return whether most digests of yesterday expired before a server accepted them."""
-        return self.expired_yesterday > self.sent_yesterday
+        """Return whether more digests expired yesterday than were sent then or the day before.
+
+        A digest expires on the day after it was due, on which a weekly list sends nothing. Fewer
+        than LEAST_EXPIRED, such as those to one throttled domain, are no outage.
+        """
+        is_large = self.expired_yesterday >= LEAST_EXPIRED
+        return is_large and self.expired_yesterday > self.sent_in_two_days
 
 
 def _rate(events: int, sent: int, least: int, least_sent: int) -> float:
@@ -155,6 +161,7 @@ def _week(conn: Connection, now: datetime) -> Week:
     yesterday = now.date() - DAY
     days = daily_counts.between(conn, now.date() - 7 * DAY, yesterday)
     last = daily_counts.between(conn, yesterday, yesterday)
+    last_two = daily_counts.between(conn, yesterday - DAY, yesterday)
 
     def count(counts: daily_counts.Counts, event: CountedEvent) -> int:
         return sum(counts.get((kind, event), 0) for kind in LIST_MAIL)
@@ -163,7 +170,7 @@ def _week(conn: Connection, now: datetime) -> Week:
         sent=count(days, CountedEvent.SENT),
         complained=count(days, CountedEvent.COMPLAINED),
         bounced=count(days, CountedEvent.BOUNCED),
-        sent_yesterday=count(last, CountedEvent.SENT),
+        sent_in_two_days=count(last_two, CountedEvent.SENT),
         expired_yesterday=count(last, CountedEvent.EXPIRED),
     )
 
@@ -213,21 +220,25 @@ def overdue(made: Stats, now: datetime, started_at: datetime) -> list[str]:
 
 
 def _fails(source: SourceRecord, now: datetime) -> bool:
-    """Return whether a source still failed when it was asked after FAILED_WITHIN.
-
-    One that is no longer asked, since it was removed from the settings, does not fail.
-    """
-    is_asked = max(source.checked_at, source.next_try_at or source.checked_at) > now - DAY
+    """Return whether a source still failed when it was asked after FAILED_WITHIN."""
     has_lasted = source.checked_at - source.since >= FAILED_WITHIN
-    return source.state is SourceState.FAILED and has_lasted and is_asked
+    return source.state is SourceState.FAILED and has_lasted and is_asked(source, now)
+
+
+def is_asked(source: SourceRecord, now: datetime) -> bool:
+    """Return whether a source was asked within a day, or is in backoff; else it was removed.
+
+    Its row stays after it is removed from the settings. Pure.
+    """
+    return max(source.checked_at, source.next_try_at or source.checked_at) > now - DAY
 
 
 def bad_rates(week: Week) -> Iterator[str]:
     """Yield the rates that endanger the delivery of all mails. Pure."""
     if week.has_lost_edition:
         yield (
-            f"{week.expired_yesterday} digests expired yesterday and {week.sent_yesterday} were"
-            " sent"
+            f"{week.expired_yesterday} digests expired yesterday and {week.sent_in_two_days} were"
+            " sent in two days"
         )
     if week.complaint_rate >= COMPLAINTS_LIMIT:
         yield f"{week.complaint_rate:.2%} of the mails of a week were reported as spam"

@@ -187,13 +187,14 @@ def collect(services: Services, now: datetime, started_at: datetime) -> Collecto
     free = sqlite_file.free_space(services.engine.url)
     if free is not None:
         figures.one("disk_free_bytes", "Free bytes on the disk of the SQLite file", free)
+    sources = [source for source in made.sources if stats.is_asked(source, now)]
     figures.many(
         "source_state", "1 for the state that a source is in", ("source", "state"),
-        {(s.source, state): float(s.state is state) for s in made.sources for state in SourceState},
+        {(s.source, state): float(s.state is state) for s in sources for state in SourceState},
     )  # fmt: skip
     figures.many(
         "source_failures", "Failures of a source in a row", ("source",),
-        {(s.source,): s.failures for s in made.sources},
+        {(s.source,): s.failures for s in sources},
     )  # fmt: skip
     return figures.registry
 

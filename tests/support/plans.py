@@ -45,7 +45,7 @@ def is_indexed(engine: Engine, statement: str, parameters: Any) -> bool:
     with engine.connect() as conn:
         if engine.dialect.name == "sqlite":
             plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [row[3] for row in plan]
+            steps = [row[3] for row in plan if not row[3].startswith("CO-ROUTINE")]
             by_key = "INDEX" in steps[0] or "INTEGER PRIMARY KEY" in steps[0]
             return steps[0].startswith("SEARCH") and by_key
         _forget_statistics(conn)

@@ -132,8 +132,10 @@ def _check_owner(folder: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file with mode 0600; one that exists keeps its owner, group and stricter mode."""
+    """Write a file with mode 0600; one of another owner or group keeps these, and its readers."""
     old = path.stat() if path.exists() else None
+    if old and (old.st_uid, old.st_gid) == (os.geteuid(), os.getegid()):
+        old = None
     with new_private_file(path, force=True) as file:
         file.write(text)
         if old is not None:

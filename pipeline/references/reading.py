@@ -530,7 +530,7 @@ _PREFIX_ALONE = re.compile(r"(?:arxiv|doi)\b:", re.I)
 _ESCAPED_MARKDOWN = re.compile(r"\\([!-/:-@\[-`{-~])")
 _QUOTED = re.compile(r"[\"'“]([^\"“”]*)[\"'”][.,]?")
 _FEWEST_LETTERS = 4
-_FEWEST_WORDS = 3  # of a title beside an id
+_FEWEST_WORDS = 3  # in a title that follows an id
 
 
 @dataclass(frozen=True, slots=True)

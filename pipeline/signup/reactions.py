@@ -29,7 +29,7 @@ from pipeline.storage.reactions import Reaction, StoredProfile
 LEARNED_FROM = 600  # newest likes and dislikes; own papers are at most half of them
 SAVED = 50  # newest saved papers, whose authors are suggested
 SHOWN = 100  # other papers of the digests with liked ones
-VECTORS = 200  # newest likes and dislikes whose vectors are read, and random papers beside them
+VECTORS = 200  # vectors read of likes and dislikes (the newest), and of random papers
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
 ENOUGH_SHARED = 3  # terms
